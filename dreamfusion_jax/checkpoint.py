@@ -1,0 +1,165 @@
+"""Saving and resuming a run: orbax checkpoints beside the run's config.json."""
+
+import functools
+import json
+import os
+import pathlib
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+_State = TypeVar("_State")
+
+
+class CheckpointError(ValueError):
+    """A folder is not what a run left there; the message is one line for the user."""
+
+
+def save_config(folder: str | pathlib.Path, config: dict[str, Any]) -> None:
+    """Writes config.json into a run's folder, which is made if needed, in one stroke."""
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / "config.json.tmp"
+    temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / "config.json")  # noqa: PTH105 (atomic also on Windows)
+
+
+def load_config(folder: str | pathlib.Path) -> dict[str, Any]:
+    """Reads the config.json of a run's folder.
+
+    Raises:
+        CheckpointError: If there is no such folder, or it was not written by a run.
+    """
+    path = pathlib.Path(folder) / "config.json"
+    if not path.parent.is_dir():
+        raise CheckpointError(f"there is no folder {folder}")
+    if not path.is_file():
+        raise CheckpointError(f"{folder} is not the folder of a run: it has no config.json")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} is not a configuration: it holds no JSON object")
+    return config
+
+
+class Checkpointer:
+    """The last few states of a run, in `folder`/checkpoints.
+
+    A checkpoint appears by a rename once it is whole, so that a killed save leaves those
+    before it usable. States are stored as a flat table from the path of each leaf to its
+    array: what is on disk depends on no class of this package or of optax.
+
+    Attributes:
+        folder: The run's folder; made by the first save.
+        keep: How many checkpoints stay.
+    """
+
+    def __init__(self, folder: str | pathlib.Path, keep: int = 2):
+        self.folder = pathlib.Path(folder)
+        self.keep = keep
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if "_manager" in vars(self):
+            self._manager.close()
+
+    @functools.cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=self.keep,
+            enable_async_checkpointing=False,
+            cleanup_tmp_directories=True,
+        )
+        return ocp.CheckpointManager(
+            (self.folder / "checkpoints").absolute(),
+            options=options,
+            item_handlers=ocp.StandardCheckpointHandler(),
+        )
+
+    def save(self, step: int, state: Any) -> None:
+        """Saves a pytree of arrays; returns when it is on disk.
+
+        Raises:
+            CheckpointError: If the folder has a checkpoint of this or a later step.
+        """
+        latest = self.latest_step()
+        if latest is not None and step <= latest:
+            raise CheckpointError(f"{self.folder} already has a checkpoint of step {latest}")
+        self._manager.save(step, args=ocp.args.StandardSave(_flatten(state)))
+
+    def latest_step(self) -> int | None:
+        """The step of the last checkpoint; `None` if there is none."""
+        if not (self.folder / "checkpoints").is_dir():
+            return None
+        return self._manager.latest_step()
+
+    def restore(self, template_state: _State, step: int | None = None) -> _State:
+        """The saved state, bit by bit, in the structure and on the devices of a template.
+
+        Args:
+            template_state: A state of the same structure, shapes and dtypes; arrays or
+                `jax.ShapeDtypeStruct`.
+            step: The step to restore; the last one if `None`.
+
+        Raises:
+            CheckpointError: If the folder or the checkpoint is missing, does not fit the
+                template or cannot be read.
+        """
+        if not self.folder.is_dir():
+            raise CheckpointError(f"there is no folder {self.folder}")
+        if self.latest_step() is None:
+            raise CheckpointError(f"{self.folder} has no checkpoints")
+        steps = sorted(self._manager.all_steps())
+        step = steps[-1] if step is None else step
+        if step not in steps:
+            raise CheckpointError(f"{self.folder} has no checkpoint of step {step}, only {steps}")
+        template = _flatten(template_state)
+        try:
+            saved = self._manager.item_metadata(step).tree
+            self._check_fit(step, saved, template)
+            arrays = self._manager.restore(step, args=ocp.args.StandardRestore(template))
+        except CheckpointError:
+            raise
+        except Exception as error:  # orbax documents no exceptions for damaged files.
+            raise CheckpointError(
+                f"checkpoint {step} in {self.folder} cannot be read: {_first_line(error)}"
+            ) from error
+        return _unflatten(arrays, template_state)
+
+    def _check_fit(self, step: int, saved: dict[str, Any], template: dict[str, Any]) -> None:
+        """Compares names, shapes and dtypes, and names the first difference."""
+        for name in dict.fromkeys([*template, *saved]):
+            here, there = (
+                f"{tree[name].dtype} {list(tree[name].shape)}" if name in tree else "absent"
+                for tree in (template, saved)
+            )
+            if here != there:
+                raise CheckpointError(
+                    f"checkpoint {step} in {self.folder} is of another configuration: "
+                    f"{name} is {there} there and {here} here"
+                )
+
+
+def _flatten(state: Any) -> dict[str, Any]:
+    """Path to leaf; without leaves of no elements, which orbax cannot store."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves if leaf.size}
+
+
+def _unflatten(arrays: dict[str, Any], template: _State) -> _State:
+    def lookup(path: Any, leaf: Any) -> jax.Array:
+        return (
+            arrays[jax.tree_util.keystr(path)] if leaf.size else jnp.zeros(leaf.shape, leaf.dtype)
+        )
+
+    return jax.tree_util.tree_map_with_path(lookup, template)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__

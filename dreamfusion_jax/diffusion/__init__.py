@@ -1,0 +1,1 @@
+"""The Flax diffusion models and the reader of their weights (diffusers layout)."""

@@ -1,0 +1,182 @@
+"""Attention and the transformer that sits inside a UNet block."""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from dreamfusion_jax.diffusion.layers import ACTIVATIONS, Dtype, GroupNorm, LayerNorm, conv1x1
+
+
+def attend(
+    query: Float[Array, "B N heads D"],
+    key: Float[Array, "B M heads D"],
+    value: Float[Array, "B M heads D"],
+    *,
+    causal: bool = False,
+    mask: Bool[Array, "B M"] | None = None,
+    bias: Float[Array, "1 heads N M"] | None = None,
+    scale: float | None = None,
+) -> Float[Array, "B N heads*D"]:
+    """softmax(scale query key^T + bias) value for every head; heads are concatenated.
+
+    The default scale is 1 / sqrt(D). `mask` is true for keys that may be attended to.
+    Logits and softmax are float32 whatever the inputs' type.
+    """
+    # T5 and CLIP may be placed on the host beside a GPU, by `jax.default_device`.
+    chosen = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    plain = mask is None and bias is None
+    implementation = attention_implementation(
+        query.dtype, query.shape[-1], plain, chosen or jax.devices()[0]
+    )
+    # JAX's function promotes half precision to float32 implicitly, which strict mode forbids.
+    with jax.numpy_dtype_promotion("standard"):
+        y = jax.nn.dot_product_attention(
+            query,
+            key,
+            value,
+            bias=bias,
+            mask=None if mask is None else mask[:, None, None],
+            scale=scale,
+            is_causal=causal,
+            implementation=implementation,
+        )
+    return y.reshape(*y.shape[:2], -1)
+
+
+def attention_implementation(
+    dtype: Dtype, head_dim: int, plain: bool, device: Any
+) -> Literal["cudnn", "xla"]:
+    """Which implementation of `jax.nn.dot_product_attention` serves these inputs and device.
+
+    cuDNN's fused attention takes half precision and head widths that are multiples of 8 up
+    to 128, on NVIDIA GPUs of compute capability 8.0 (A100) or later; it is used where there
+    is neither mask nor bias (`plain`). Everything else goes to XLA.
+    """
+    half = jnp.dtype(dtype) in (jnp.float16, jnp.bfloat16)
+    if not (half and plain and head_dim % 8 == 0 and head_dim <= 128):
+        return "xla"
+    nvidia = getattr(device, "device_kind", "").startswith("NVIDIA")
+    return "cudnn" if nvidia and float(device.compute_capability) >= 8.0 else "xla"
+
+
+def split_heads(x: Float[Array, "B N C"], heads: int) -> Float[Array, "B N {heads} D"]:
+    """Splits the channels into heads."""
+    return x.reshape(*x.shape[:2], heads, -1)
+
+
+class Attention(nn.Module):
+    """Multi-head attention of x to `context` without biases on query, key and value."""
+
+    heads: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B N C"], context: Float[Array, "B M E"]
+    ) -> Float[Array, "B N C"]:
+        """Attends from x to context (x itself for self-attention)."""
+        channels = x.shape[-1]
+
+        def project(name: str, source: Array) -> Array:
+            y = nn.Dense(channels, use_bias=False, dtype=self.dtype, name=name)(source)
+            return split_heads(y, self.heads)
+
+        y = attend(project("to_q", x), project("to_k", context), project("to_v", context))
+        return nn.Dense(channels, dtype=self.dtype, name="to_out.0")(y)
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, attention to the text, gated feed-forward; each normalized and added."""
+
+    heads: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B N C"], text: Float[Array, "B M E"]
+    ) -> Float[Array, "B N C"]:
+        """One transformer layer over the pixels x."""
+        y = LayerNorm(dtype=self.dtype, name="norm1")(x)
+        x = x + Attention(self.heads, self.dtype, name="attn1")(y, y)
+        y = LayerNorm(dtype=self.dtype, name="norm2")(x)
+        x = x + Attention(self.heads, self.dtype, name="attn2")(y, text)
+        y = LayerNorm(dtype=self.dtype, name="norm3")(x)
+        return x + self._feed_forward(y)
+
+    def _feed_forward(self, x: Float[Array, "B N C"]) -> Float[Array, "B N C"]:
+        # GEGLU (2002.05202): (x W) * gelu(x V), the two products in one matrix.
+        channels = x.shape[-1]
+        y = nn.Dense(8 * channels, dtype=self.dtype, name="ff.net.0.proj")(x)
+        value, gate = jnp.split(y, 2, axis=-1)
+        y = value * ACTIVATIONS["gelu"](gate)
+        return nn.Dense(channels, dtype=self.dtype, name="ff.net.2")(y)
+
+
+class Transformer(nn.Module):
+    """Transformer layers over the pixels of a feature map, added to it.
+
+    `linear_projection` only changes how a checkpoint stores the projections in and out:
+    as matrices (SD 2.x) or as 1x1 convolutions (SD 1.x).
+    """
+
+    heads: int
+    depth: int
+    groups: int
+    linear_projection: bool
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H W C"], text: Float[Array, "B M E"]
+    ) -> Float[Array, "B H W C"]:
+        """Lets every pixel of x attend to all others and to the text."""
+        channels = x.shape[-1]
+
+        def project(name: str) -> nn.Module:
+            if self.linear_projection:
+                return nn.Dense(channels, dtype=self.dtype, name=name)
+            return conv1x1(channels, name, self.dtype)
+
+        y = GroupNorm(self.groups, 1e-6, self.dtype, name="norm")(x)
+        y = project("proj_in")(y).reshape(x.shape[0], -1, channels)
+        for i in range(self.depth):
+            y = TransformerBlock(self.heads, self.dtype, name=f"transformer_blocks.{i}")(y, text)
+        return x + project("proj_out")(y.reshape(x.shape))
+
+
+class SpatialAttention(nn.Module):
+    """Attention of the pixels to each other, and at once to a text if given, added to them.
+
+    With text, as in DeepFloyd IF, its keys and values come from projections of their own,
+    and come first. Without, it is the attention of the VAE.
+    """
+
+    heads: int
+    groups: int
+    eps: float
+    norm_text: bool = False
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H W C"], text: Float[Array, "B M E"] | None = None
+    ) -> Float[Array, "B H W C"]:
+        """Lets every pixel of x attend to the text and to all pixels."""
+        batch, channels = x.shape[0], x.shape[-1]
+        y = GroupNorm(self.groups, self.eps, self.dtype, name="group_norm")(x)
+        y = y.reshape(batch, -1, channels)
+
+        def project(name: str, source: Array) -> Array:
+            return split_heads(nn.Dense(channels, dtype=self.dtype, name=name)(source), self.heads)
+
+        query, key, value = project("to_q", y), project("to_k", y), project("to_v", y)
+        if text is not None:
+            if self.norm_text:
+                text = GroupNorm(32, 1e-5, self.dtype, name="norm_cross")(text)
+            key = jnp.concatenate([project("add_k_proj", text), key], axis=1)
+            value = jnp.concatenate([project("add_v_proj", text), value], axis=1)
+        y = nn.Dense(channels, dtype=self.dtype, name="to_out.0")(attend(query, key, value))
+        return x + y.reshape(x.shape)

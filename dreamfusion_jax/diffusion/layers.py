@@ -1,0 +1,105 @@
+"""Layers that the diffusion models share, named and behaving as their PyTorch originals.
+
+A submodule's name is its PyTorch path ("to_out.0"), so that a parameter's path, joined by
+dots, is the name of a tensor in a checkpoint (see `weights.py`).
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Dtype = Any
+"""The type of a computation, such as `jnp.bfloat16`."""
+
+_gelu = functools.partial(jax.nn.gelu, approximate=False)
+ACTIVATIONS = {"silu": jax.nn.silu, "swish": jax.nn.silu, "gelu": _gelu}
+"""Activations by their name in a config.json; gelu is the exact one, x Phi(x)."""
+
+
+class GroupNorm(nn.Module):
+    """Group normalization over channels and all positions, always in float32."""
+
+    groups: int
+    eps: float
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B *space C"]) -> Float[Array, "B *space C"]:
+        """Normalizes x and casts the result to `dtype`."""
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        groups = x.astype(jnp.float32).reshape(x.shape[0], -1, self.groups, channels // self.groups)
+        mean = jnp.mean(groups, axis=(1, 3), keepdims=True)
+        variance = jnp.mean(jnp.square(groups - mean), axis=(1, 3), keepdims=True)
+        normal = ((groups - mean) * jax.lax.rsqrt(variance + self.eps)).reshape(x.shape)
+        axes = (None,) * (x.ndim - 1)
+        y = normal * scale.astype(jnp.float32)[axes] + bias.astype(jnp.float32)[axes]
+        return y.astype(self.dtype)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalization over the last axis, always in float32."""
+
+    eps: float = 1e-5
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        """Normalizes x and casts the result to `dtype`."""
+        width = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (width,)).astype(jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (width,)).astype(jnp.float32)
+        x = x.astype(jnp.float32)
+        centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+        axes = (None,) * (x.ndim - 1)
+        y = centred * jax.lax.rsqrt(variance + self.eps) * scale[axes] + bias[axes]
+        return y.astype(self.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Division by the root mean square over the last axis, always in float32 (1910.07467)."""
+
+    eps: float
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        """Normalizes x and casts the result to `dtype`."""
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],)).astype(jnp.float32)
+        x = x.astype(jnp.float32)
+        mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+        axes = (None,) * (x.ndim - 1)
+        return (x * jax.lax.rsqrt(mean_square + self.eps) * scale[axes]).astype(self.dtype)
+
+
+def conv3x3(
+    channels: int, name: str, dtype: Dtype, *, stride: int = 1, pad_before: int = 1
+) -> nn.Conv:
+    """A 3x3 convolution padded by `pad_before` zeros on top and left, 1 at bottom and right."""
+    return nn.Conv(
+        channels, (3, 3), (stride, stride), 2 * [(pad_before, 1)], dtype=dtype, name=name
+    )
+
+
+def conv1x1(channels: int, name: str, dtype: Dtype) -> nn.Conv:
+    """A convolution that mixes channels only."""
+    return nn.Conv(channels, (1, 1), dtype=dtype, name=name)
+
+
+def upsample_nearest(x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C"]:
+    """Doubles height and width by repeating pixels."""
+    batch, height, width, channels = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
+    return x.reshape(batch, 2 * height, 2 * width, channels)
+
+
+def downsample_mean(x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C"]:
+    """Halves height and width by averaging 2x2 pixels."""
+    batch, height, width, channels = x.shape
+    return jnp.mean(x.reshape(batch, height // 2, 2, width // 2, 2, channels), axis=(2, 4))

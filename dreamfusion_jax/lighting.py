@@ -1,0 +1,128 @@
+"""Point lights, ambient light, and plain backdrops: what falls on a view but is not the scene."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key, ScalarLike
+
+from dreamfusion_jax.maths import safe_normalize
+from dreamfusion_jax.pytree import pytree
+
+
+@pytree
+class Lighting:
+    """The illumination of a view (DreamFusion, eq. 4) and how its surface is painted.
+
+    Attributes:
+        position: Of the point light, world units.
+        ambient: l_a.
+        diffuse: l_rho, the strength of the point light; zero draws plain albedo.
+        textureless: Whether white stands in for the albedo.
+    """
+
+    position: Float[Array, "*batch 3"]
+    ambient: Float[Array, "*batch"]
+    diffuse: Float[Array, "*batch"]
+    textureless: Bool[Array, "*batch"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LightingConfig:
+    """Distribution of the training lights (DreamFusion, section 3.1 and appendix A.2).
+
+    Attributes:
+        albedo_steps: For so many steps the light is all ambient.
+        diffuse_probability: Share of lit views after that.
+        textureless_probability: Share of the lit views whose albedo is replaced by white.
+        ambient: l_a of lit views.
+        diffuse: l_rho of lit views.
+        distance: Smallest and largest norm of the light's position.
+    """
+
+    albedo_steps: int = 1000
+    diffuse_probability: float = 0.75
+    textureless_probability: float = 0.5
+    ambient: float = 0.1
+    diffuse: float = 0.9
+    distance: tuple[float, float] = (0.8, 1.5)
+
+
+def sample_lighting(
+    key: Key[Array, ""], camera_position: Float[Array, "3"], step: ScalarLike, config: LightingConfig
+) -> Lighting:
+    """One random light: direction from N(camera position, I), norm uniform (appendix A.2).
+
+    Args:
+        key: Random key.
+        camera_position: Near which the light falls in.
+        step: Training step, for the first steps without lights.
+        config: The distribution.
+    """
+    direction_key, distance_key, diffuse_key, texture_key = jax.random.split(key, 4)
+    direction = safe_normalize(camera_position + jax.random.normal(direction_key, (3,)))
+    near, far = config.distance
+    distance = jax.random.uniform(distance_key, minval=near, maxval=far)
+    lit = jax.random.bernoulli(diffuse_key, config.diffuse_probability)
+    lit = lit & (jnp.asarray(step) >= config.albedo_steps)
+    bare = jax.random.bernoulli(texture_key, config.textureless_probability)
+    return Lighting(
+        position=distance * direction,
+        ambient=jnp.where(lit, config.ambient, 1.0),
+        diffuse=jnp.where(lit, config.diffuse, 0.0),
+        textureless=lit & bare,
+    )
+
+
+def plain_albedo() -> Lighting:
+    """Ambient light only: a view shows the albedo itself."""
+    return Lighting(jnp.zeros(3), jnp.asarray(1.0), jnp.asarray(0.0), jnp.asarray(False))
+
+
+def headlight(
+    camera_position: Float[Array, "3"], *, ambient: float = 0.35, textureless: bool = False
+) -> Lighting:
+    """A light above and beside the camera, for looking at results."""
+    up = jnp.array([0.0, 0.0, 1.0])
+    side = safe_normalize(jnp.cross(up, camera_position))
+    position = camera_position + 0.5 * up + 0.5 * side
+    return Lighting(
+        position, jnp.asarray(ambient), jnp.asarray(1.0 - ambient), jnp.asarray(textureless)
+    )
+
+
+def lambertian(
+    normal: Float[Array, "*batch 3"],
+    point: Float[Array, "*batch 3"],
+    lighting: Lighting,
+) -> Float[Array, "*batch"]:
+    """Light received: l_rho max(0, n . (l - mu) / |l - mu|) + l_a (DreamFusion, eq. 4).
+
+    Args:
+        normal: Outward unit normals.
+        point: Where the surface is, mu.
+        lighting: One light for all points, or one per leading axis.
+    """
+    fields = (lighting.position, lighting.ambient, lighting.diffuse)
+    position, ambient, diffuse = (_expand(x, point.ndim - 1, x is fields[0]) for x in fields)
+    towards = safe_normalize(position - point)
+    cosine = jnp.maximum(jnp.sum(normal * towards, axis=-1), 0.0)
+    return diffuse * cosine + ambient
+
+
+def _expand(x: jax.Array, rank: int, vector: bool) -> jax.Array:
+    """Inserts axes behind the leading ones until the batch has `rank` axes."""
+    lead = x.ndim - int(vector)
+    return x.reshape(*x.shape[:lead], *(1,) * (rank - lead), *x.shape[lead:])
+
+
+def sample_backdrop(key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "*shape 3"]:
+    """A plain background: a grey between 0.3 and 1 with a slight tint.
+
+    Departure: DreamFusion learns an environment map. Random plain backgrounds keep the
+    object from hiding in its surroundings, and the embedded prior was trained on them.
+    """
+    grey_key, tint_key = jax.random.split(key)
+    grey = jax.random.uniform(grey_key, (*shape, 1), minval=0.3, maxval=1.0)
+    tint = jax.random.uniform(tint_key, (*shape, 3), minval=-0.1, maxval=0.1)
+    return jnp.clip(grey + tint, 0.0, 1.0)

@@ -1,0 +1,81 @@
+"""Pictures and videos: contact sheets, PNG and MP4 files."""
+
+import pathlib
+from collections.abc import Sequence
+
+import imageio_ffmpeg
+import mediapy
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+Images = Array | np.ndarray
+"""Colours in [0, 1], of JAX or NumPy."""
+
+
+def to_uint8(images: Float[Images, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+    """Colours in [0, 1] as bytes, clipped and rounded to the nearest."""
+    clipped = np.clip(np.asarray(images, np.float32), 0.0, 1.0)
+    return np.round(255 * clipped).astype(np.uint8)
+
+
+def contact_sheet(
+    images: Float[Images, "rows columns H W 3"],
+    labels: Sequence[str] | None = None,
+    padding: int = 2,
+) -> Float[np.ndarray, "sheet_height sheet_width 3"]:
+    """One picture of a table of images on white, with `padding` white pixels around each.
+
+    Args:
+        images: The table.
+        labels: A name for each row, written to its left.
+        padding: Width of the white lines, in pixels.
+
+    Raises:
+        ValueError: If there are not as many labels as rows.
+    """
+    around = ((0, 0), (0, 0), (0, padding), (0, padding), (0, 0))
+    tiles = np.pad(np.asarray(images, np.float32), around, constant_values=1.0)
+    rows, columns, height, width, _ = tiles.shape
+    sheet = tiles.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3)
+    sheet = np.pad(sheet, ((padding, 0), (padding, 0), (0, 0)), constant_values=1.0)
+    if labels is None:
+        return sheet
+    if len(labels) != rows:
+        raise ValueError(f"{len(labels)} labels for {rows} rows")
+    return np.concatenate([_write_labels(labels, height, padding), sheet], axis=1)
+
+
+def side_by_side(*videos: Float[Images, "*batch H _ 3"]) -> Float[np.ndarray, "*batch H _ 3"]:
+    """Images or videos of one height and length next to each other, left to right."""
+    return np.concatenate([np.asarray(video) for video in videos], axis=-2)
+
+
+def save_png(path: str | pathlib.Path, image: Float[Images, "H W 3"]) -> None:
+    """Writes an image as PNG."""
+    Image.fromarray(to_uint8(image)).save(path, format="png")
+
+
+def save_video(path: str | pathlib.Path, frames: Float[Images, "F H W 3"], fps: float) -> None:
+    """Writes frames as an H.264 video (MP4) that every player reads.
+
+    Players want even sides; a missing row or column repeats the last one.
+    """
+    mediapy.set_ffmpeg(imageio_ffmpeg.get_ffmpeg_exe())
+    _, height, width, _ = frames.shape
+    even = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
+    mediapy.write_video(path, np.pad(to_uint8(frames), even, mode="edge"), fps=fps, crf=17)
+
+
+def _write_labels(
+    labels: Sequence[str], height: int, padding: int
+) -> Float[np.ndarray, "sheet_height margin 3"]:
+    """A white strip with black labels, one in the middle of each row of a contact sheet."""
+    font = ImageFont.load_default()
+    width = int(max(font.getlength(label) for label in labels)) + 1
+    strip = Image.new("RGB", (width + 2 * padding, height * len(labels) + padding), "white")
+    draw = ImageDraw.Draw(strip)
+    for row, label in enumerate(labels):
+        middle = (row + 0.5) * height + padding / 2
+        draw.text((2 * padding, middle), label, fill="black", font=font, anchor="lm")
+    return np.asarray(strip, np.float32) / 255

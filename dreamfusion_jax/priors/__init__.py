@@ -1,0 +1,1 @@
+"""The priors that score distillation can follow."""

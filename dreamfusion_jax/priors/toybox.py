@@ -1,0 +1,127 @@
+"""The embedded prior: a miniature text-to-image diffusion model of the toybox, shipped with us."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+from transformers import CLIPTokenizer
+
+from dreamfusion_jax.diffusion.clip import ClipTextConfig, ClipTextModel
+from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
+from dreamfusion_jax.diffusion.unet_config import UNetConfig
+from dreamfusion_jax.diffusion.weights import load_params
+from dreamfusion_jax.prior import Condition, PriorParams, View, text_condition
+from dreamfusion_jax.prompts import PromptConfig, Text
+from dreamfusion_jax.schedule import NoiseSchedule
+from dreamfusion_jax.toybox.architecture import (
+    BLOCK,
+    depth_to_space,
+    read_json,
+    space_to_depth,
+    tokenize,
+)
+from dreamfusion_jax.toybox.captions import Vocabulary
+
+SHIPPED = Path(__file__).parent.parent / "weights" / "toybox"
+"""The folder of the prior that is installed with the package."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ToyboxPrior:
+    """See `dreamfusion_jax.prior.Prior`. Made by `load`.
+
+    Attributes:
+        unet: The denoiser.
+        text_encoder: A small CLIP text tower.
+        tokenizer: Words to ids.
+        schedule: Noise schedule.
+        vocabulary: What the prior was trained on.
+        image_size: Height and width of its pictures, pixels.
+    """
+
+    unet: UNet2DConditionModel
+    text_encoder: ClipTextModel
+    tokenizer: CLIPTokenizer
+    schedule: NoiseSchedule
+    vocabulary: Vocabulary
+    image_size: int
+
+    def encode_text(self, params: PriorParams, prompts: Sequence[str]) -> Float[Array, "P N D"]:
+        """Embeddings of prompts; the empty prompt is known.
+
+        Raises:
+            UnknownWordsError: A prompt has words that the prior was not trained on.
+        """
+        for prompt in prompts:
+            if prompt:
+                self.vocabulary.scene(prompt)
+        ids = tokenize(self.tokenizer, list(prompts))
+        encode = jax.jit(lambda p, i: self.text_encoder.apply({"params": p}, i)[0])
+        return encode(params["text_encoder"], ids)
+
+    def encode_image(
+        self, params: PriorParams, image: Float[Array, "V H W 3"]
+    ) -> Float[Array, "V h w C"]:
+        """Pixels scaled to [-1, 1], each 2 x 2 square stacked into 12 channels."""
+        del params
+        return space_to_depth(2.0 * image - 1.0)
+
+    def decode_image(
+        self, params: PriorParams, z: Float[Array, "V h w C"]
+    ) -> Float[Array, "V H W 3"]:
+        """The inverse of `encode_image`."""
+        del params
+        return 0.5 * depth_to_space(z) + 0.5
+
+    def condition(self, text: Text, view: View, config: PromptConfig) -> Condition:
+        """The text of the nearest view (or as configured), and the empty text."""
+        return text_condition(text, view, config)
+
+    def predict_eps(
+        self,
+        params: PriorParams,
+        z: Float[Array, "V h w C"],
+        t: Float[Array, "V"],
+        embedding: Float[Array, "V N D"],
+    ) -> Float[Array, "V h w C"]:
+        """The noise in z_t."""
+        index = self.schedule.timestep(t).astype(jnp.float32)
+        output = self.unet.apply({"params": params["unet"]}, z, index, embedding)
+        assert isinstance(output, jax.Array)
+        return self.schedule.eps_from_output(output.astype(jnp.float32), z, t)
+
+
+def load(folder: Path = SHIPPED) -> tuple[ToyboxPrior, PriorParams]:
+    """Reads a prior's folder (diffusers layout, as `experiments.train_toybox` writes it).
+
+    Args:
+        folder: Where model_index.json lies.
+
+    Returns:
+        The prior, and its parameters {"unet", "text_encoder"}.
+
+    Raises:
+        FileNotFoundError: The folder is no toybox prior.
+        WeightsError: Its weights do not fit its configuration.
+    """
+    if not (folder / "toybox.json").exists():
+        raise FileNotFoundError(f"{folder} holds no toybox prior (no toybox.json)")
+    config = UNetConfig.from_json(read_json(folder / "unet/config.json"))
+    unet = UNet2DConditionModel(config)
+    text = ClipTextModel(ClipTextConfig.from_json(read_json(folder / "text_encoder/config.json")))
+    prior = ToyboxPrior(
+        unet=unet,
+        text_encoder=text,
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        schedule=NoiseSchedule.from_config(read_json(folder / "scheduler/scheduler_config.json")),
+        vocabulary=Vocabulary(**read_json(folder / "toybox.json")),
+        image_size=BLOCK * read_json(folder / "unet/config.json")["sample_size"],
+    )
+    params = {
+        "unet": load_params(folder / "unet", unet),
+        "text_encoder": load_params(folder / "text_encoder", text),
+    }
+    return prior, params

@@ -1,0 +1,139 @@
+"""The noise schedule of a diffusion model: z_t = alpha_t x + sigma_t eps."""
+
+import math
+from typing import Any, Literal, get_args
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from dreamfusion_jax.pytree import pytree, static
+
+PredictionType = Literal["epsilon", "v_prediction", "sample"]
+"""What a UNet predicts, in diffusers' words; "sample" is the clean image x."""
+
+
+@pytree
+class NoiseSchedule:
+    """A variance-preserving process in T steps (DreamFusion, section 2.1).
+
+    Times t in [0, 1] are fractions of the schedule. They have shape [*batch] and meet
+    images of shape [*batch, ...].
+
+    Attributes:
+        alphas_cumprod: alpha_t^2 at each of the T steps, falling.
+        prediction_type: How `eps_from_output` reads the output of the UNet.
+    """
+
+    alphas_cumprod: Float[Array, "T"]
+    prediction_type: PredictionType = static()
+
+    @classmethod
+    def from_config(cls, scheduler_config: dict[str, Any]) -> "NoiseSchedule":
+        """Schedule of a diffusers scheduler_config.json, with diffusers' defaults.
+
+        Raises:
+            ValueError: For a beta_schedule, a prediction_type or an option that is not
+                supported, by name.
+        """
+        for option in ("trained_betas", "rescale_betas_zero_snr"):
+            value = scheduler_config.get(option)
+            if value is not None and value is not False:
+                raise ValueError(f"scheduler option {option} is not supported")
+        prediction_type = scheduler_config.get("prediction_type", "epsilon")
+        if prediction_type not in get_args(PredictionType):
+            raise ValueError(
+                f"prediction_type {prediction_type!r} is not supported; "
+                f"known: {', '.join(get_args(PredictionType))}"
+            )
+        betas = _betas(
+            scheduler_config.get("beta_schedule", "linear"),
+            scheduler_config.get("num_train_timesteps", 1000),
+            scheduler_config.get("beta_start", 0.0001),
+            scheduler_config.get("beta_end", 0.02),
+        )
+        # Diffusers rounds the betas and 1 - beta to float32 and multiplies in double.
+        alphas = np.float32(1) - betas.astype(np.float32)
+        alphas_cumprod = np.cumprod(alphas.astype(np.float64)).astype(np.float32)
+        return cls(jnp.asarray(alphas_cumprod), prediction_type=prediction_type)
+
+    def timestep(self, t: Float[Array, "*batch"]) -> Int[Array, "*batch"]:
+        """Index of the step at time t: t * T rounded down, within 0 .. T - 1."""
+        steps = self.alphas_cumprod.shape[0]
+        return jnp.clip(jnp.floor(t * steps).astype(jnp.int32), 0, steps - 1)
+
+    def alpha(self, t: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+        """Coefficient of the image in z_t."""
+        return jnp.sqrt(self.alphas_cumprod[self.timestep(t)])
+
+    def sigma(self, t: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+        """Coefficient of the noise in z_t."""
+        return jnp.sqrt(1 - self.alphas_cumprod[self.timestep(t)])
+
+    def add_noise(
+        self, x: Float[Array, "*shape"], eps: Float[Array, "*shape"], t: Float[Array, "*batch"]
+    ) -> Float[Array, "*shape"]:
+        """z_t = alpha_t x + sigma_t eps (DreamFusion, section 2.1)."""
+        alpha, sigma = self._coefficients(t, x)
+        return alpha * x + sigma * eps
+
+    def eps_from_v(
+        self, v: Float[Array, "*shape"], z: Float[Array, "*shape"], t: Float[Array, "*batch"]
+    ) -> Float[Array, "*shape"]:
+        """Noise eps = alpha_t v + sigma_t z_t for v = alpha_t eps - sigma_t x (2202.00512)."""
+        alpha, sigma = self._coefficients(t, z)
+        return alpha * v + sigma * z
+
+    def x_from_eps(
+        self, eps: Float[Array, "*shape"], z: Float[Array, "*shape"], t: Float[Array, "*batch"]
+    ) -> Float[Array, "*shape"]:
+        """Denoised image x = (z_t - sigma_t eps) / alpha_t."""
+        alpha, sigma = self._coefficients(t, z)
+        return (z - sigma * eps) / alpha
+
+    def eps_from_x(
+        self, x: Float[Array, "*shape"], z: Float[Array, "*shape"], t: Float[Array, "*batch"]
+    ) -> Float[Array, "*shape"]:
+        """Noise eps = (z_t - alpha_t x) / sigma_t."""
+        alpha, sigma = self._coefficients(t, z)
+        return (z - alpha * x) / sigma
+
+    def eps_from_output(
+        self, output: Float[Array, "*shape"], z: Float[Array, "*shape"], t: Float[Array, "*batch"]
+    ) -> Float[Array, "*shape"]:
+        """Noise predicted by a UNet whose output is of `prediction_type`."""
+        match self.prediction_type:
+            case "epsilon":
+                return output
+            case "v_prediction":
+                return self.eps_from_v(output, z, t)
+            case "sample":
+                return self.eps_from_x(output, z, t)
+
+    def _coefficients(self, t: Float[Array, "*batch"], x: Float[Array, "*shape"]):
+        """alpha_t and sigma_t, shaped to multiply x."""
+        return _expand(self.alpha(t), x), _expand(self.sigma(t), x)
+
+
+def _expand(scale: Float[Array, "*batch"], x: Float[Array, "*shape"]) -> Float[Array, "..."]:
+    """Appends axes of length 1 to [*batch] until it has the rank of x [*batch, ...]."""
+    return scale.reshape(scale.shape + (1,) * (x.ndim - scale.ndim))
+
+
+def _betas(name: str, steps: int, start: float, end: float) -> np.ndarray:
+    """Variances beta of the T single steps, in float64, by diffusers' name of the schedule."""
+    match name:
+        case "linear":
+            return np.linspace(start, end, steps)
+        case "scaled_linear":
+            return np.linspace(math.sqrt(start), math.sqrt(end), steps) ** 2
+        case "squaredcos_cap_v2":
+            # Improved DDPM (2102.09672), eq. 17, with beta at most 0.999.
+            times = np.arange(steps + 1) / steps
+            level = np.cos((times + 0.008) / 1.008 * math.pi / 2) ** 2
+            return np.minimum(1 - level[1:] / level[:-1], 0.999)
+        case _:
+            raise ValueError(
+                f"beta_schedule {name!r} is not supported; "
+                "known: linear, scaled_linear, squaredcos_cap_v2"
+            )

@@ -1,0 +1,1 @@
+"""The embedded world: procedural objects, captions, and the renderer that knows the truth."""

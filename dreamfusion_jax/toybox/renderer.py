@@ -1,0 +1,192 @@
+"""Sphere tracing: exact pictures of toybox objects, and the truth behind them.
+
+A picture is made of `Layers`, which are linear in the caption's colours: one traced
+view serves every main colour, modifier colour and background (`colourise`).
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from dreamfusion_jax.camera import Camera, Rays, cast_rays, sphere_bounds
+from dreamfusion_jax.lighting import Lighting, lambertian
+from dreamfusion_jax.pytree import pytree
+from dreamfusion_jax.toybox.shapes import SCENE_RADIUS, Point
+from dreamfusion_jax.toybox.world import Scene, solid
+
+_STEPS = 56
+_HIT = 2e-3
+"""Distance below which a ray has arrived; a 64-pixel image has pixels of 2e-2."""
+
+
+@pytree
+class Layers:
+    """An anti-aliased view of an object before it is coloured.
+
+    Attributes:
+        coefficients: Shaded `Material` coefficients (main, accent, red, green, blue),
+            premultiplied by `alpha`.
+        alpha: Share of the pixel that the object covers.
+    """
+
+    coefficients: Float[Array, "*batch H W 5"]
+    alpha: Float[Array, "*batch H W"]
+
+
+@pytree
+class Truth:
+    """What the renderer knows about a view, without anti-aliasing.
+
+    Attributes:
+        albedo: Colour without shading; zero where nothing is hit.
+        normal: Outward unit normal, world frame; zero where nothing is hit.
+        depth: Distance along the ray; infinite where nothing is hit.
+        silhouette: Whether the pixel's centre sees the object.
+    """
+
+    albedo: Float[Array, "*batch H W 3"]
+    normal: Float[Array, "*batch H W 3"]
+    depth: Float[Array, "*batch H W"]
+    silhouette: Bool[Array, "*batch H W"]
+
+
+def _split(x: jax.Array) -> Point:
+    return x[..., 0], x[..., 1], x[..., 2]
+
+
+def _distance(category: str, modifier: str | None, p: Point) -> jax.Array:
+    return solid(category, modifier, p)[0]
+
+
+def trace(
+    category: str, modifier: str | None, rays: Rays
+) -> tuple[Float[Array, "*batch"], Bool[Array, "*batch"]]:
+    """Sphere tracing (Hart 1996): steps by the signed distance until it vanishes.
+
+    Args:
+        category: What to trace.
+        modifier: One of `MODIFIERS`, or None.
+        rays: Unit directions.
+
+    Returns:
+        Distance along each ray at which it stopped, and whether that is a hit.
+    """
+    origin, direction = _split(rays.origin), _split(rays.direction)
+    near, far = sphere_bounds(rays, SCENE_RADIUS)
+
+    def step(_: int, t: jax.Array) -> jax.Array:
+        p = tuple(o + t * d for o, d in zip(origin, direction, strict=True))
+        return jnp.minimum(t + _distance(category, modifier, p), far)  # pyright: ignore[reportArgumentType]
+
+    t = jax.lax.fori_loop(0, _STEPS, step, near)
+    p = tuple(o + t * d for o, d in zip(origin, direction, strict=True))
+    hit = (_distance(category, modifier, p) < _HIT) & (t < far)  # pyright: ignore[reportArgumentType]
+    return t, hit
+
+
+def _surface(
+    category: str, modifier: str | None, rays: Rays
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Hit, depth, point [..., 3], outward normal [..., 3] and material [..., 5]."""
+    depth, hit = trace(category, modifier, rays)
+    point = rays.origin + depth[..., None] * rays.direction
+    p = _split(point)
+    _, pullback, material = jax.vjp(lambda *q: solid(category, modifier, q), *p, has_aux=True)
+    gradient = jnp.stack(pullback(jnp.ones_like(depth)), axis=-1)
+    normal = gradient / jnp.maximum(jnp.linalg.norm(gradient, axis=-1, keepdims=True), 1e-9)
+    return hit, depth, point, normal, jnp.stack(material, axis=-1)
+
+
+def _pool(x: jax.Array, factor: int) -> jax.Array:
+    """Means over blocks of `factor` x `factor` pixels of [*batch, H, W, C]."""
+    *batch, height, width, channels = x.shape
+    blocks = x.reshape(*batch, height // factor, factor, width // factor, factor, channels)
+    return blocks.mean(axis=(-4, -2))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames=("size", "supersample"))
+def render_layers(
+    category: str,
+    modifier: str | None,
+    camera: Camera,
+    lighting: Lighting,
+    *,
+    size: int,
+    supersample: int = 2,
+) -> Layers:
+    """Draws one view (unbatched camera and light; `jax.vmap` for more).
+
+    Args:
+        category: What to draw.
+        modifier: One of `MODIFIERS`, or None.
+        camera: One camera.
+        lighting: One light.
+        size: Height and width of the image.
+        supersample: Rays per pixel and axis; their mean is the anti-aliased pixel.
+
+    Returns:
+        Layers of [size, size] pixels.
+    """
+    rays = cast_rays(camera, size * supersample, size * supersample)
+    hit, _, point, normal, material = _surface(category, modifier, rays)
+    light = lambertian(normal, point, lighting)
+    white = jnp.array([0.0, 0.0, 1.0, 1.0, 1.0])
+    material = jnp.where(lighting.textureless, white, material)
+    alpha = hit.astype(jnp.float32)[..., None]
+    shaded = _pool(jnp.concatenate([material * light[..., None] * alpha, alpha], -1), supersample)
+    return Layers(coefficients=shaded[..., :5], alpha=shaded[..., 5])
+
+
+def colourise(
+    layers: Layers,
+    main: Float[Array, "*batch 3"],
+    accent: Float[Array, "*batch 3"],
+    background: Float[Array, "*batch 3"],
+) -> Float[Array, "*batch H W 3"]:
+    """Fills in the colours and composites over a plain background.
+
+    Args:
+        layers: Views.
+        main: Main colour of each view.
+        accent: Modifier colour of each view.
+        background: Plain background of each view.
+
+    Returns:
+        Images in [0, 1].
+    """
+    c = layers.coefficients
+    image = c[..., 2:] + c[..., :1] * main[..., None, None, :]
+    image = image + c[..., 1:2] * accent[..., None, None, :]
+    image = image + (1.0 - layers.alpha[..., None]) * background[..., None, None, :]
+    return jnp.clip(image, 0.0, 1.0)
+
+
+@functools.partial(jax.jit, static_argnums=(0,), static_argnames=("size",))
+def render_truth(scene: Scene, camera: Camera, *, size: int) -> Truth:
+    """Albedo, normals, depth and silhouette of one view, one ray per pixel.
+
+    Args:
+        scene: The object.
+        camera: One camera.
+        size: Height and width of the images.
+
+    Returns:
+        Maps of [size, size] pixels.
+    """
+    rays = cast_rays(camera, size, size)
+    hit, depth, _, normal, material = _surface(scene.category, scene.modifier, rays)
+    main, accent = (jnp.asarray(colour) for colour in scene.palette)
+    albedo = material[..., 2:] + material[..., :1] * main + material[..., 1:2] * accent
+    return Truth(
+        albedo=jnp.where(hit[..., None], albedo, 0.0),
+        normal=jnp.where(hit[..., None], normal, 0.0),
+        depth=jnp.where(hit, depth, jnp.inf),
+        silhouette=hit,
+    )
+
+
+def occupancy(scene: Scene, points: Float[Array, "*batch 3"]) -> Bool[Array, "*batch"]:
+    """Whether points of the world lie inside the object."""
+    return _distance(scene.category, scene.modifier, _split(points)) < 0.0

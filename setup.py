@@ -1,0 +1,56 @@
+"""Metadata, dependencies and extras of dreamfusion_jax."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+README = pathlib.Path(__file__).parent / "README.md"
+
+setup(
+    name="dreamfusion_jax",
+    version="0.1.0",
+    description="DreamFusion in JAX and Flax: text to 3D by score distillation sampling",
+    long_description=README.read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11,<3.14",
+    packages=find_packages(include=["dreamfusion_jax*", "experiments*"]),
+    package_data={
+        "dreamfusion_jax": [
+            "py.typed",
+            *(f"weights/**/*.{suffix}" for suffix in ("json", "txt", "md", "png", "safetensors")),
+        ]
+    },
+    install_requires=[
+        "flax>=0.12",
+        "imageio-ffmpeg>=0.5,<0.8",  # 0.8 carries ffmpeg 9, with which mediapy cannot read.
+        "jax>=0.10",
+        "jaxtyping>=0.3",
+        "mediapy>=1.2",
+        "numpy>=2.0",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12",
+        "pillow>=11.0",
+        "rich>=14.0",
+        "safetensors>=0.5",
+        "scikit-image>=0.25",
+        "transformers>=5.0",
+        "trimesh>=5.0",
+        "tyro>=1.0",
+    ],
+    extras_require={
+        "cuda": ["jax[cuda13]"],
+        "tpu": ["jax[tpu]"],
+        "test": [
+            "beartype>=0.22",
+            "diffusers>=0.40",
+            "pre-commit>=4.0",
+            "pyright[nodejs]>=1.1.400",
+            "pytest>=8.0",
+            "ruff>=0.12",
+            "scipy>=1.14",
+            "torch==2.13.0",
+        ],
+    },
+)
