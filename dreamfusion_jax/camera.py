@@ -17,6 +17,21 @@ from dreamfusion_jax.pytree import pytree
 VIEWS = ("front view", "side view", "back view", "overhead view")
 """The view names of DreamFusion, section 3.2; `view_index` counts in this order."""
 
+OCTANTS = (
+    "front view",
+    "front left view",
+    "left view",
+    "back left view",
+    "back view",
+    "back right view",
+    "right view",
+    "front right view",
+)
+"""Finer names, by azimuth in eighths of a turn; "left" is the object's own left, +y.
+
+Departure: DreamFusion has four names; with eight, a prior need not guess which side it sees.
+"""
+
 _OVERHEAD = jnp.pi / 3
 _OVERHEAD_BLEND = (jnp.pi / 4, 5 * jnp.pi / 12)
 
@@ -125,11 +140,12 @@ def cast_rays(camera: Camera, height: int, width: int) -> Rays:
 
     Row 0 is the top of the image. A pixel is 1 / width image widths wide and high.
     """
-    x = (jnp.arange(width) + 0.5 - width / 2) / width
-    y = (height / 2 - jnp.arange(height) - 0.5) / width
-    y, x = jnp.meshgrid(y, x, indexing="ij")
-    plane = jnp.stack([x, y, jnp.zeros_like(x)], axis=-1)
-    through = plane - camera.focal[..., None, None, None] * jnp.array([0.0, 0.0, 1.0])
+    x = (jnp.arange(0.0, width) + 0.5 - width / 2) / width
+    y = (height / 2 - jnp.arange(0.0, height) - 0.5) / width
+    z = -camera.focal[..., None, None]
+    plane = (*camera.focal.shape, height, width)
+    through = [jnp.broadcast_to(axis, plane) for axis in (x, y[:, None], z)]
+    through = jnp.stack(through, axis=-1)
     # In full precision: accelerators would round the products to TF32 or bfloat16.
     direction = jnp.einsum(
         "...ij,...hwj->...hwi", camera.rotation, through, precision=jax.lax.Precision.HIGHEST
@@ -191,7 +207,7 @@ def orbit(
     azimuth: ScalarLike = 0.0,
 ) -> Camera:
     """Cameras [V] that face the origin, evenly around z from a start azimuth (radians)."""
-    azimuths = jnp.asarray(azimuth) + 2 * jnp.pi * jnp.arange(num_views) / num_views
+    azimuths = jnp.asarray(azimuth) + 2 * jnp.pi * jnp.arange(0.0, num_views) / num_views
     elevations = jnp.full_like(azimuths, elevation)
     position = from_angles(azimuths, elevations, jnp.full_like(azimuths, distance))
     # The direction of rising elevation: unlike z it also serves as up at the pole.
@@ -230,6 +246,11 @@ def view_index(
     turn = _turn(azimuth)
     around = jnp.where(turn <= jnp.pi / 4, 0, jnp.where(turn < 3 * jnp.pi / 4, 1, 2))
     return jnp.where(elevation > _OVERHEAD, 3, around)
+
+
+def octant_index(azimuth: Float[Array, "*batch"]) -> Int[Array, "*batch"]:
+    """Index into `OCTANTS` of the nearest one."""
+    return jnp.round(azimuth / (jnp.pi / 4)).astype(jnp.int32) % 8
 
 
 def view_weights(

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -152,11 +153,13 @@ def _flatten(state: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves if leaf.size}
 
 
-def _unflatten(arrays: dict[str, Any], template: _State) -> _State:
+def _unflatten(arrays: Mapping[str, Any], template: _State) -> _State:
+    """The template with each leaf looked up by its path."""
+
     def lookup(path: Any, leaf: Any) -> jax.Array:
-        return (
-            arrays[jax.tree_util.keystr(path)] if leaf.size else jnp.zeros(leaf.shape, leaf.dtype)
-        )
+        if leaf.size == 0:
+            return jnp.zeros(leaf.shape, leaf.dtype)
+        return arrays[jax.tree_util.keystr(path)]
 
     return jax.tree_util.tree_map_with_path(lookup, template)
 

@@ -48,7 +48,7 @@ class RunConfig:
         output: What is written.
     """
 
-    scene: SceneModel
+    scene: SceneModel[GridField | MlpField]
     train: TrainConfig
     output: OutputConfig = OutputConfig()
 

@@ -33,7 +33,7 @@ def integrated_positional_encoding(
     `positional_encoding`.
     """
     angle = _angles(mean, num_frequencies)
-    squared = jnp.repeat(4.0 ** jnp.arange(num_frequencies), 3)
+    squared = jnp.repeat(4.0 ** jnp.arange(num_frequencies, dtype=jnp.float32), 3)
     decay = jnp.exp(-0.5 * variance[..., None] * squared.reshape((1,) * variance.ndim + (-1,)))
     return jnp.concatenate([jnp.sin(angle) * decay, jnp.cos(angle) * decay], axis=-1)
 

@@ -5,7 +5,7 @@ and `__call__` takes. The renderer knows fields only by the protocol `Field`.
 """
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -24,6 +24,7 @@ from dreamfusion_jax.maths import safe_exp
 Params = Any
 
 
+@runtime_checkable
 class Field(Protocol):
     """Density and albedo of a scene."""
 
@@ -34,7 +35,7 @@ class Field(Protocol):
     def __call__(
         self, params: Params, mean: Float[Array, "*batch 3"], variance: Float[Array, "*batch"]
     ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch 3"]]:
-        """Density (per world unit, at least 0) and albedo in [0, 1] of Gaussians N(mean, variance I)."""
+        """Density (per world unit) and albedo in [0, 1] of Gaussians N(mean, variance I)."""
         ...
 
     def regularizer(self, params: Params) -> Float[Array, ""]:
@@ -135,8 +136,8 @@ class GridField:
 
     grid: GridConfig = GridConfig(resolutions=(16, 32), features=4, log2_table_size=18)
     radius: float = 0.62
-    bias: float = -2.0
-    blob: Blob = Blob(strength=4.0, width=0.2)
+    bias: float = -4.0
+    blob: Blob = Blob(strength=6.0, width=0.2)
     smoothness: float = 1e-3
 
     def init(self, key: Key[Array, ""]) -> Params:

@@ -49,7 +49,10 @@ class LightingConfig:
 
 
 def sample_lighting(
-    key: Key[Array, ""], camera_position: Float[Array, "3"], step: ScalarLike, config: LightingConfig
+    key: Key[Array, ""],
+    camera_position: Float[Array, "3"],
+    step: ScalarLike,
+    config: LightingConfig,
 ) -> Lighting:
     """One random light: direction from N(camera position, I), norm uniform (appendix A.2).
 

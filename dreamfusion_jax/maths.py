@@ -26,19 +26,15 @@ def _safe_exp_jvp(primals, tangents):
     return y, y * tangents[0]
 
 
-def safe_norm(
-    x: Float[Array, "*shape 3"], epsilon: float = 1e-12
-) -> Float[Array, "*shape 1"]:
+def safe_norm(x: Float[Array, "*shape 3"], epsilon: float = 1e-12) -> Float[Array, "*shape 1"]:
     """Euclidean norm over the last axis with a finite gradient (zero) at the origin."""
     squared = jnp.sum(x * x, axis=-1, keepdims=True)
     tiny = squared < epsilon**2
     return jnp.where(tiny, 0.0, jnp.sqrt(jnp.where(tiny, 1.0, squared)))
 
 
-def safe_normalize(
-    x: Float[Array, "*shape 3"], epsilon: float = 1e-12
-) -> Float[Array, "*shape 3"]:
-    """x / |x| over the last axis; the zero vector, with zero gradient, where |x| vanishes."""
+def safe_normalize(x: Float[Array, "*shape 3"], epsilon: float = 1e-12) -> Float[Array, "*shape 3"]:
+    """X / |x| over the last axis; the zero vector, with zero gradient, where |x| vanishes."""
     squared = jnp.sum(x * x, axis=-1, keepdims=True)
     tiny = squared < epsilon**2
     return jnp.where(tiny, 0.0, x * jax.lax.rsqrt(jnp.where(tiny, 1.0, squared)))

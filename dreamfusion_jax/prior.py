@@ -5,15 +5,14 @@ Every prior, embedded or pretrained, is used through the protocol `Prior`.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dreamfusion_jax.camera import Camera
 from dreamfusion_jax.lighting import Lighting
-from dreamfusion_jax.prompts import PromptConfig, Text, text_for
+from dreamfusion_jax.prompts import PromptConfig, Text, text_for, view_prompts
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.schedule import NoiseSchedule
 
@@ -48,6 +47,7 @@ class Condition:
     unconditional: Float[Array, "V ..."]
 
 
+@runtime_checkable
 class Prior(Protocol):
     """A text-conditioned diffusion model of images."""
 
@@ -177,19 +177,24 @@ class GaussianPrior:
         """The posterior mean of the noise; `embedding` broadcasts as the mean image."""
         del params
         mean = embedding.reshape(*embedding.shape, *(1,) * (z.ndim - embedding.ndim))
-        alpha, sigma = (f(t).reshape(-1, 1, 1, 1) for f in (self.schedule.alpha, self.schedule.sigma))
+        alpha, sigma = (
+            f(t).reshape(-1, 1, 1, 1) for f in (self.schedule.alpha, self.schedule.sigma)
+        )
         return sigma * (z - alpha * mean) / (alpha**2 * self.std**2 + sigma**2)
 
 
-def encode_prompts(prior: Prior, params: PriorParams, prompt: str, views: Sequence[str], negative: str = "") -> Text:
-    """Encodes all the texts of a run once, before the loop.
+def encode_prompts(
+    prior: Prior, params: PriorParams, prompt: str, config: PromptConfig, negative: str = ""
+) -> Text:
+    """Encodes all the texts of a run, once, before the loop.
 
     Args:
         prior: Whose text encoder to use.
         params: Its parameters.
-        prompt: The prompt itself.
-        views: The prompt for each view; `prompts.view_prompts`.
+        prompt: What to make.
+        config: Which views are appended to it.
         negative: What to steer away from; empty for plain guidance.
     """
+    views = view_prompts(prompt, config)
     encoded = prior.encode_text(params, [*views, prompt, negative])
     return Text(views=encoded[: len(views)], plain=encoded[-2], unconditional=encoded[-1])

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -42,8 +42,11 @@ class SamplingConfig:
     normals: Literal["sample", "ray"] = "sample"
 
 
+_F = TypeVar("_F", bound=Field)
+
+
 @dataclasses.dataclass(frozen=True)
-class SceneModel:
+class SceneModel(Generic[_F]):
     """Everything of a scene but its parameters.
 
     Attributes:
@@ -53,7 +56,7 @@ class SceneModel:
         background: What surrounds the scene; None expects a backdrop colour with each view.
     """
 
-    field: Field
+    field: _F
     sampling: SamplingConfig = SamplingConfig()
     proposal: ProposalMlp = ProposalMlp()
     background: EnvironmentMap | None = EnvironmentMap()
@@ -115,8 +118,8 @@ def composite(
 
 
 def _points(
-    rays: Rays, edges: Float[Array, "*batch S+1"]
-) -> tuple[Float[Array, "*batch S"], Float[Array, "*batch S 3"]]:
+    rays: Rays, edges: Float[Array, "*batch E"]
+) -> tuple[Float[Array, "*batch E-1"], Float[Array, "*batch E-1 3"]]:
     """Mean distance and mean position of the conical frustum of each interval."""
     near, far = edges[..., :-1], edges[..., 1:]
     middle = frustum_moments(near, far, jnp.zeros_like(near))[0]
@@ -157,7 +160,9 @@ def sample_intervals(
             share = config.dilation_floor + config.dilation / counts[level - 1]
             edges, weights = dilate(edges, weights, share * (far - near), near, far)
             # The floor keeps every place reachable and the power's value finite at zero.
-            weights = anneal(jax.lax.stop_gradient(weights) + 1e-5, train_fraction, config.anneal_slope)
+            weights = anneal(
+                jax.lax.stop_gradient(weights) + 1e-5, train_fraction, config.anneal_slope
+            )
         jitter = None if key is None else jax.random.fold_in(key, level)
         edges = resample(jitter, edges, weights, count)
         if level < len(config.proposals):

@@ -63,7 +63,7 @@ class Distillation:
 def sample_time(
     key: Key[Array, ""], num: int, step: Float[Array, ""], config: SdsConfig
 ) -> Float[Array, "{num}"]:
-    """t ~ U(low, high(step)), one for each view."""
+    """T ~ U(low, high(step)), one for each view."""
     high = config.time_high(step)
     return config.time_low + (high - config.time_low) * jax.random.uniform(key, (num,))
 
@@ -111,9 +111,7 @@ def distill(
     return jax.lax.stop_gradient(Distillation(t, noised, eps, eps_hat, residual))
 
 
-def sds_loss(
-    residual: Float[Array, "V h w C"], z: Float[Array, "V h w C"]
-) -> Float[Array, ""]:
+def sds_loss(residual: Float[Array, "V h w C"], z: Float[Array, "V h w C"]) -> Float[Array, ""]:
     """<residual, z_0>, a mean over views and positions and a sum over channels.
 
     Only its gradient means anything: the residual, whatever the value is.

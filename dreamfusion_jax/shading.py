@@ -11,7 +11,9 @@ from dreamfusion_jax.maths import safe_normalize
 
 
 def density_normals(
-    field: Callable[[Float[Array, "*batch 3"]], tuple[Float[Array, "*batch"], Float[Array, "*batch 3"]]],
+    field: Callable[
+        [Float[Array, "*batch 3"]], tuple[Float[Array, "*batch"], Float[Array, "*batch 3"]]
+    ],
     points: Float[Array, "*batch 3"],
 ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch 3"], Float[Array, "*batch 3"]]:
     """Density, albedo and normal n = -grad tau / |grad tau| (DreamFusion, section 3.1).
@@ -34,11 +36,11 @@ def density_normals(
 
 def shade(
     albedo: Float[Array, "*batch 3"],
-    normal: Float[Array, "*batch 3"],
-    point: Float[Array, "*batch 3"],
+    normal: Float[Array, "*#batch 3"],
+    point: Float[Array, "*#batch 3"],
     lighting: Lighting,
 ) -> Float[Array, "*batch 3"]:
-    """c = rho (l_rho max(0, n . l) + l_a), rho white if textureless (DreamFusion, eq. 4)."""
+    """C = rho (l_rho max(0, n . l) + l_a), rho white if textureless (DreamFusion, eq. 4)."""
     bare = lighting.textureless
     bare = bare.reshape(*bare.shape, *(1,) * (albedo.ndim - bare.ndim))
     paint = jnp.where(bare, 1.0, albedo)

@@ -1,0 +1,1 @@
+"""Programs: each reads its arguments, loops and writes."""

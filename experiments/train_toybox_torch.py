@@ -41,8 +41,21 @@ class Config:
     threads: int = 1
     seed: int = 0
     vocabulary: Vocabulary = Vocabulary(
-        categories=("mushroom", "rocket", "snowman", "ice cream", "lamp", "cactus", "duck", "car"),
-        colours=("red", "orange", "yellow", "green", "blue", "purple"),
+        categories=(
+            "car",
+            "duck",
+            "rocket",
+            "snowman",
+            "penguin",
+            "mushroom",
+            "cactus",
+            "house",
+            "chair",
+            "lamp",
+            "teapot",
+            "ice cream",
+        ),
+        colours=("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown"),
         modifiers=(),
     )
     model: architecture.MiniatureConfig = architecture.MiniatureConfig()

@@ -168,8 +168,10 @@ def test_interlevel_loss_and_gradient_match_the_definition(seed):
     np.testing.assert_allclose(value, expected, rtol=1e-4)
     assert all(np.all(gradient[n] == 0) for n in (0, 1, 2))
     for j, step in enumerate(np.eye(12) * 1e-6):
-        up = interlevel_by_definition(*args[:3], args[3] + step)
-        down = interlevel_by_definition(*args[:3], args[3] - step)
+        up, down = (
+            interlevel_by_definition(args[0], args[1], args[2], args[3] + change)
+            for change in (step, -step)
+        )
         np.testing.assert_allclose(gradient[3][j], (up - down) / 2e-6, rtol=1e-3, atol=1e-4)
 
 

@@ -129,9 +129,7 @@ def write_configs(folder: Path, config: MiniatureConfig, vocabulary: Vocabulary,
             "scheduler": ["diffusers", "DDPMScheduler"],
         },
         "unet/config.json": config.unet(),
-        "text_encoder/config.json": config.text_encoder(
-            len(tokenizer), tokenizer.model_max_length
-        ),
+        "text_encoder/config.json": config.text_encoder(len(tokenizer), tokenizer.model_max_length),
         "scheduler/scheduler_config.json": SCHEDULER,
         "toybox.json": dataclasses.asdict(vocabulary),
     }

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from dreamfusion_jax.camera import CameraConfig, sample_camera, view_index
+from dreamfusion_jax.camera import OCTANTS, CameraConfig, octant_index, sample_camera, view_index
 from dreamfusion_jax.lighting import LightingConfig, sample_backdrop, sample_lighting
 from dreamfusion_jax.pytree import pytree
-from dreamfusion_jax.toybox.captions import FINE_VIEWS, VIEW_WORDS, CaptionTable, Vocabulary
+from dreamfusion_jax.toybox.captions import VIEW_WORDS, CaptionTable, Vocabulary
 from dreamfusion_jax.toybox.renderer import Layers, colourise, render_layers
 from dreamfusion_jax.toybox.world import COLOURS, HELD_OUT
 
@@ -65,7 +65,7 @@ class Bank:
         category: Index into the vocabulary's categories.
         modifier: 0 for none, else 1 + index into the vocabulary's modifiers.
         view: Index into `VIEWS`.
-        octant: Index into `FINE_VIEWS`; -1 seen from overhead.
+        octant: Index into `OCTANTS`; -1 seen from overhead.
     """
 
     layers: UInt8[Array, "M H W 6"]
@@ -81,7 +81,7 @@ def _draw(key: jax.Array, category: str, modifier: str | None, config: BankConfi
     lighting = sample_lighting(light_key, camera.position, 0, config.lighting)
     layers = render_layers(category, modifier, camera, lighting, size=config.size)
     view = view_index(camera.azimuth, camera.elevation)
-    octant = jnp.round(camera.azimuth / (jnp.pi / 4)).astype(jnp.int32) % 8
+    octant = octant_index(camera.azimuth)
     values = jnp.concatenate([layers.coefficients, layers.alpha[..., None]], axis=-1)
     coded = jnp.round(jnp.clip(values, 0.0, 1.0) * 255).astype(jnp.uint8)
     return coded, view, jnp.where(view == 3, -1, octant)
@@ -176,8 +176,8 @@ def sample_batch(
     return images, jnp.where(dropped, empty, tokens)
 
 
-_FINE_WORDS = jnp.array([1 + VIEW_WORDS.index(view) for view in FINE_VIEWS])
-"""Position of each of FINE_VIEWS in the caption table's last axis (0 is "no view")."""
+_FINE_WORDS = jnp.array([1 + VIEW_WORDS.index(view) for view in OCTANTS])
+"""Position of each of OCTANTS in the caption table's last axis (0 is "no view")."""
 
 
 def _view_word(key: jax.Array, view: jax.Array, octant: jax.Array) -> jax.Array:

@@ -1,8 +1,8 @@
 """The little grammar of the toybox: scenes to captions and back, and the words it knows.
 
-    caption  := article colour category [modifier] ["," view]
-    modifier := "on" article colour "pedestal" | "wearing" article colour "top hat"
-    view     := "front view" | "side view" | "back view" | "overhead view" | a finer one
+caption  := article colour category [modifier] ["," view]
+modifier := "on" article colour "pedestal" | "wearing" article colour "top hat"
+view     := "front view" | "side view" | "back view" | "overhead view" | a finer one
 """
 
 import dataclasses
@@ -12,22 +12,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dreamfusion_jax.camera import VIEWS
+from dreamfusion_jax.camera import OCTANTS, VIEWS
 from dreamfusion_jax.toybox.world import CATEGORIES, COLOURS, MODIFIERS, Scene
 
-FINE_VIEWS = (
-    "front view",
-    "front left view",
-    "left view",
-    "back left view",
-    "back view",
-    "back right view",
-    "right view",
-    "front right view",
-)
-"""By azimuth in eighths of a turn from the front; "left" is the object's own left (+y)."""
-
-VIEW_WORDS = tuple(dict.fromkeys((*VIEWS, *FINE_VIEWS)))
+VIEW_WORDS = tuple(dict.fromkeys((*VIEWS, *OCTANTS)))
 """Every view name of either kind, the four of the paper first."""
 
 

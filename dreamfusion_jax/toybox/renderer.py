@@ -76,7 +76,7 @@ def trace(
     origin, direction = _split(rays.origin), _split(rays.direction)
     near, far = sphere_bounds(rays, SCENE_RADIUS)
 
-    def step(_: int, t: jax.Array) -> jax.Array:
+    def step(_: jax.Array, t: jax.Array) -> jax.Array:
         p = tuple(o + t * d for o, d in zip(origin, direction, strict=True))
         return jnp.minimum(t + _distance(category, modifier, p), far)  # pyright: ignore[reportArgumentType]
 

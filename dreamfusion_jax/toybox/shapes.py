@@ -163,9 +163,7 @@ def capsule(p: Point, start: Vector, end: Vector, radius: float) -> jax.Array:
     return _length(*(c - along * a for a, c in zip(axis, q, strict=True))) - radius
 
 
-def torus(
-    p: Point, centre: Vector, major: float, minor: float, axis: str = "z"
-) -> jax.Array:
+def torus(p: Point, centre: Vector, major: float, minor: float, axis: str = "z") -> jax.Array:
     """Distance to a torus about a coordinate axis."""
     radial, height = _along(shift(p, centre), axis)
     return _length(radial - major, height) - minor
@@ -188,6 +186,8 @@ def union(parts: Sequence[Part]) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     for part in parts[1:]:
         nearer = part.distance < distance
         distance = jnp.where(nearer, part.distance, distance)
-        material = [jnp.where(nearer, new, old) for new, old in zip(part.material, material, strict=True)]
+        material = [
+            jnp.where(nearer, new, old) for new, old in zip(part.material, material, strict=True)
+        ]
     shape = distance.shape
     return distance, tuple(jnp.broadcast_to(c, shape) for c in material)

@@ -1,0 +1,139 @@
+"""The command line from end to end, and what it says of bad input."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import mediapy
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+
+from experiments.run import main
+
+TINY = [
+    *("--prompt", "a red mushroom", "--prior", "oracle", "--steps", "6", "--train.views", "1"),
+    *("--scene.sampling.intervals", "12", "--output.size", "24", "--output.frames", "3"),
+    *("--output.mesh-resolution", "24", "--output.preview-every", "4"),
+    *("--output.checkpoint-every", "3"),
+]
+
+
+def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.run", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def _refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Runs in this process; returns the one line of the refusal."""
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("outputs")
+    result = _command(*TINY, "--output", str(output))
+    assert result.returncode == 0, result.stderr
+    return output / "a-red-mushroom-seed0"
+
+
+def test_a_run_writes_every_file(finished: Path) -> None:
+    with Image.open(finished / "preview.png") as preview:
+        # 8 azimuths by 4 kinds, with white lines and the labels' margin.
+        assert preview.height == 4 * 24 + 5 * 2
+        assert preview.width > 8 * 24
+    video = mediapy.read_video(finished / "turntable.mp4")
+    assert video.shape == (3, 24, 3 * 24, 3)
+    mesh = trimesh.load(finished / "mesh.glb", force="mesh")
+    assert isinstance(mesh, trimesh.Trimesh) and len(mesh.faces) > 0
+    assert [p.name for p in (finished / "previews").iterdir()] == ["000004.png"]
+    assert json.loads((finished / "config.json").read_text())["settings"]["prompt"]
+    with (finished / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(float(row["step"])) for row in rows] == [1, 3, 6]
+    assert all(np.isfinite(float(value)) for row in rows for value in row.values())
+
+
+def test_resuming_a_killed_run_ends_the_same(finished: Path, tmp_path: Path) -> None:
+    """A run that loses its last checkpoint (killed after step 3) repeats steps 4 to 6."""
+    import shutil
+
+    folder = tmp_path / "killed"
+    shutil.copytree(finished, folder)
+    shutil.rmtree(folder / "checkpoints" / "6")
+    for name in ("preview.png", "turntable.mp4", "mesh.glb"):
+        (folder / name).unlink()
+    main(["--resume", str(folder)])
+    for name in ("preview.png", "mesh.glb", "metrics.csv"):
+        assert (folder / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+def test_an_existing_run_is_not_overwritten(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (finished / "config.json").read_bytes()
+    line = _refused(capsys, *TINY, "--output", str(finished.parent))
+    assert "--resume" in line
+    assert (finished / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--prompt", " "], "prompt is empty"),
+        (["--prompt", "a red zebra"], "zebra"),
+        (["--prompt", "a red zebra", "--prior", "oracle"], "zebra"),
+        (["--prompt", "a red mushroom", "--steps", "0"], "--steps"),
+        (["--prompt", "a red mushroom", "--steps", "-3"], "--steps"),
+        (["--prompt", "a red mushroom", "--seed", "-1"], "--seed"),
+        (["--prompt", "a red mushroom", "--preset", "fast"], "--preset"),
+        (["--prompt", "a red mushroom", "--field", "voxels"], "--field"),
+        (["--prompt", "a red mushroom", "--wings", "2"], "--wings"),
+        (["--prompt", "a red mushroom", "--weights", "/nowhere"], "/nowhere"),
+        (["--resume", "/nowhere"], "/nowhere"),
+        (["--resume", "/nowhere", "--seed", "1"], "--resume"),
+    ],
+)
+def test_bad_input_is_named_in_one_line(
+    arguments: list[str],
+    named: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert named in _refused(capsys, *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_resuming_a_foreign_folder_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text('{"name": "something else"}')
+    assert "not the folder of a run" in _refused(capsys, "--resume", str(tmp_path))
+
+
+def test_an_unwritable_output_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    line = _refused(capsys, *TINY, "--output", str(tmp_path / "file"))
+    assert "cannot write" in line
+
+
+def test_help_is_readable() -> None:
+    result = _command("--help")
+    assert result.returncode == 0
+    assert "--prompt" in result.stdout and "--train.sds.guidance-weight" in result.stdout
