@@ -118,9 +118,13 @@ def shampoo(
             identities[name] = tuple(
                 jnp.tile(jnp.eye(size), (num, 1, 1)) for size in pieces[0].block
             )
-        zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+        # Two sets of zeros, since a donated state may not hold a buffer twice.
+        momentum, sign_momentum = (
+            jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params) for _ in range(2)
+        )
         moments = jax.tree.map(lambda identity: config.epsilon * identity, identities)
-        return ShampooState(jnp.zeros((), jnp.int32), zeros, zeros, moments, identities)
+        step = jnp.zeros((), jnp.int32)
+        return ShampooState(step, momentum, sign_momentum, moments, identities)
 
     def update(
         updates: optax.Updates, state: ShampooState, params: optax.Params | None = None

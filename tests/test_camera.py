@@ -189,7 +189,7 @@ def test_sphere_bounds_against_a_dense_walk_along_the_ray():
     near, far = sphere_bounds(rays, 1.3)
     step = 1e-3
     walk = np.arange(0, 8, step)
-    points = rays.origin[:, None] + walk[:, None] * rays.direction[:, None]
+    points = rays.origin[:, None] + walk[None, :, None] * rays.direction[:, None]
     norms = np.linalg.norm(np.asarray(points, np.float64), axis=-1)
     counts = {"inside": 0, "hit": 0, "miss": 0}
     for norm, n, f in zip(norms, near, far, strict=True):

@@ -14,7 +14,7 @@ def sphere(centre=(0.0, 0.0, 0.0), radius=R, density=300.0, sharpness=60.0):
     """A ball of a density whose logarithm falls linearly outside."""
 
     def density_fn(points):
-        outside = jnp.linalg.norm(points - jnp.array(centre), axis=-1) - radius
+        outside = jnp.linalg.norm(points - jnp.array([centre]), axis=-1) - radius
         return density * jnp.exp(-sharpness * jnp.maximum(outside, 0.0))
 
     return density_fn
@@ -72,7 +72,7 @@ def test_threshold_of_a_step_is_between_its_sides():
 
 def test_crumbs_are_dropped_and_cavities_filled():
     def ball(points, height, radius):
-        norm = jnp.linalg.norm(points - jnp.array([0.0, 0.0, height]), axis=-1)
+        norm = jnp.linalg.norm(points - jnp.array([[0.0, 0.0, height]]), axis=-1)
         return 100.0 * jnp.exp(-40.0 * (norm - radius))
 
     @jax.jit

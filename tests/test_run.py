@@ -2,10 +2,12 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import imageio_ffmpeg
 import mediapy
 import numpy as np
 import pytest
@@ -54,6 +56,7 @@ def test_a_run_writes_every_file(finished: Path) -> None:
         # 8 azimuths by 4 kinds, with white lines and the labels' margin.
         assert preview.height == 4 * 24 + 5 * 2
         assert preview.width > 8 * 24
+    mediapy.set_ffmpeg(imageio_ffmpeg.get_ffmpeg_exe())
     video = mediapy.read_video(finished / "turntable.mp4")
     assert video.shape == (3, 24, 3 * 24, 3)
     mesh = trimesh.load(finished / "mesh.glb", force="mesh")
@@ -68,8 +71,6 @@ def test_a_run_writes_every_file(finished: Path) -> None:
 
 def test_resuming_a_killed_run_ends_the_same(finished: Path, tmp_path: Path) -> None:
     """A run that loses its last checkpoint (killed after step 3) repeats steps 4 to 6."""
-    import shutil
-
     folder = tmp_path / "killed"
     shutil.copytree(finished, folder)
     shutil.rmtree(folder / "checkpoints" / "6")

@@ -5,6 +5,7 @@ every colour, modifier colour and background exactly and for free.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +89,12 @@ def _draw(key: jax.Array, category: str, modifier: str | None, config: BankConfi
 
 
 def draw_bank(
-    key: Key[Array, ""], vocabulary: Vocabulary, config: BankConfig, *, chunk: int = 16, report=None
+    key: Key[Array, ""],
+    vocabulary: Vocabulary,
+    config: BankConfig,
+    *,
+    chunk: int = 16,
+    report: Callable[[int, int], None] | None = None,
 ) -> Bank:
     """Traces `config.views` views of every category and modifier of the vocabulary.
 
@@ -111,13 +117,15 @@ def draw_bank(
         def draw(k: jax.Array, category: str = category, modifier: str | None = modifier):
             return _draw(k, category, modifier, config)
 
-        drawn = jax.jit(lambda ks, draw=draw: jax.lax.map(draw, ks, batch_size=chunk))(keys)
-        layers, view, octant = jax.tree.map(np.asarray, drawn)
-        rows.append((layers, np.full(config.views, c), np.full(config.views, m), view, octant))
+        layers, view, octant = jax.jit(
+            lambda ks, draw=draw: jax.lax.map(draw, ks, batch_size=chunk)
+        )(keys)
+        category_index, modifier_index = (jnp.full(config.views, index) for index in (c, m))
+        rows.append((layers, category_index, modifier_index, view, octant))
         if report is not None:
+            jax.block_until_ready(layers)
             report(done + 1, len(kinds))
-    layers, category, modifier, view, octant = (np.concatenate(r) for r in zip(*rows, strict=True))
-    return Bank(layers, *(x.astype(np.int32) for x in (category, modifier, view, octant)))  # pyright: ignore[reportArgumentType]
+    return Bank(*(jnp.concatenate(column) for column in zip(*rows, strict=True)))
 
 
 def allowed_colours(vocabulary: Vocabulary, *, held_out: bool = False) -> np.ndarray:
