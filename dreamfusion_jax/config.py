@@ -5,6 +5,7 @@ import dataclasses
 from dreamfusion_jax.field import GridField, MlpField
 from dreamfusion_jax.losses import LossConfig
 from dreamfusion_jax.maths import Ramp
+from dreamfusion_jax.prompts import PromptConfig
 from dreamfusion_jax.render import SamplingConfig, SceneModel
 from dreamfusion_jax.sds import SdsConfig
 from dreamfusion_jax.toybox.bank import NARROW_CAMERAS, SOFT_LIGHTING
@@ -17,6 +18,7 @@ class OutputConfig:
 
     Attributes:
         preview_every: Steps between previews.
+        preview_size: Height and width of the previews' tiles, pixels.
         checkpoint_every: Steps between checkpoints.
         size: Height and width of preview.png's tiles and of the turntable, pixels.
         frames: Of the turntable.
@@ -27,8 +29,9 @@ class OutputConfig:
         backdrop: Grey behind scenes without a background of their own.
     """
 
-    preview_every: int = 250
-    checkpoint_every: int = 500
+    preview_every: int = 100
+    preview_size: int = 64
+    checkpoint_every: int = 200
     size: int = 128
     frames: int = 48
     elevation: float = 20.0
@@ -67,19 +70,38 @@ TOYBOX = RunConfig(
         background=None,
     ),
     train=TrainConfig(
-        steps=1500,
+        steps=800,
         views=4,
         variance=Ramp(0.0, 0.0, 0),
         optimizer=AdamConfig(learning_rate=0.1),
+        prompts=PromptConfig(views="octants"),
         cameras=NARROW_CAMERAS,
         lighting=dataclasses.replace(SOFT_LIGHTING, albedo_steps=150),
         sds=SdsConfig(
             guidance_weight=6.0,
-            time_high=Ramp(0.98, 0.6, 1500),
+            time_high=Ramp(0.98, 0.5, 800),
             weighting="image",
             clip_denoised=True,
         ),
-        losses=LossConfig(orientation=Ramp(1e-3, 1e-2, 500), opacity=2e-3, entropy=2e-2),
+        losses=LossConfig(orientation=Ramp(1e-2, 1e-1, 500), opacity=0.05, entropy=0.5),
     ),
 )
 """The default: the best result that a CPU reaches in a few minutes."""
+
+TOYBOX_MLP = dataclasses.replace(
+    TOYBOX,
+    scene=dataclasses.replace(TOYBOX.scene, field=MlpField()),
+    train=dataclasses.replace(
+        TOYBOX.train,
+        variance=Ramp(1e-2, 1e-4, 700),
+        optimizer=AdamConfig(learning_rate=1e-3, warm_up=100),
+    ),
+)
+"""`TOYBOX` with the paper's field, which wants smaller steps and a blur that shrinks."""
+
+PAPER_GRID = dataclasses.replace(
+    PAPER,
+    scene=dataclasses.replace(PAPER.scene, field=GridField(radius=1.4)),
+    train=dataclasses.replace(PAPER.train, optimizer=AdamConfig(learning_rate=0.05)),
+)
+"""`PAPER` with the fast field, for which Shampoo's blocks are too large: Adam."""

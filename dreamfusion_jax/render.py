@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Generic, Literal, TypeVar
 
 import jax
@@ -26,7 +27,8 @@ class SamplingConfig:
         proposals: Intervals of each round of proposal sampling; () samples evenly.
         intervals: Intervals for the field.
         dilation: Histogram dilation of a round, as a share of the ray's length over the
-            round's number of intervals; `floor` is added to that share.
+            product of the numbers of intervals up to that round; `dilation_floor` is added
+            to that share (mip-NeRF 360, supplement, 'Dilation').
         dilation_floor: See `dilation`.
         anneal_slope: Of the resampling annealing (mip-NeRF 360, supplement).
         normals: "sample" finds a normal at every sample, as the paper does.
@@ -113,7 +115,9 @@ def composite(
         edges: Sorted distances.
     """
     optical = density * jnp.diff(edges)
-    before = jnp.cumsum(optical, axis=-1) - optical
+    # Not the whole sum less the own part: behind a dense interval nothing would be left of it.
+    before = jnp.cumsum(optical[..., :-1], axis=-1)
+    before = jnp.concatenate([jnp.zeros_like(optical[..., :1]), before], axis=-1)
     return -jnp.expm1(-optical) * jnp.exp(-before)
 
 
@@ -157,7 +161,7 @@ def sample_intervals(
     counts = (*config.proposals, config.intervals)
     for level, count in enumerate(counts):
         if level > 0:
-            share = config.dilation_floor + config.dilation / counts[level - 1]
+            share = config.dilation_floor + config.dilation / math.prod(counts[:level])
             edges, weights = dilate(edges, weights, share * (far - near), near, far)
             # The floor keeps every place reachable and the power's value finite at zero.
             weights = anneal(

@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Key
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, Key, UInt32
 
 from dreamfusion_jax.camera import Camera, CameraConfig, cast_rays, sample_camera
 from dreamfusion_jax.field import Params
@@ -19,6 +21,8 @@ from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.render import Rendering, SceneModel, render_rays
 from dreamfusion_jax.sds import SdsConfig, distill, sample_time, sds_loss
 from dreamfusion_jax.shampoo import ShampooConfig, paper_learning_rate, shampoo
+
+_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,15 +90,17 @@ class Model:
 
 @pytree
 class TrainState:
-    """All that changes during training. Random keys are derived from seed and step.
+    """All that a run carries from step to step; random keys follow from seed and step.
 
     Attributes:
         step: Steps done.
+        seed: Of the run. An array, so that scenes that differ in it share one program.
         params: Of the scene.
         optimizer: optax state.
     """
 
     step: Int[Array, ""]
+    seed: UInt32[Array, ""]
     params: Params
     optimizer: optax.OptState
 
@@ -103,7 +109,9 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     """The optimizer of a run with its learning-rate schedule."""
     kind = config.optimizer
     if isinstance(kind, ShampooConfig):
-        return shampoo(paper_learning_rate(total_steps=config.steps), kind)
+        warm_up = min(3000, config.steps // 5)  # Shorter runs keep the paper's proportions.
+        rate = paper_learning_rate(warmup_steps=warm_up, total_steps=config.steps)
+        return shampoo(rate, kind)
     peak = kind.learning_rate
     warm_up = min(kind.warm_up, config.steps // 2)
     rate = optax.warmup_cosine_decay_schedule(
@@ -115,10 +123,15 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
 def init_state(model: Model, config: TrainConfig) -> TrainState:
     """A fresh scene and optimizer state, from the seed."""
     params = model.scene.init(jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1))
-    return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(config).init(params))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        seed=jnp.asarray(config.seed, jnp.uint32),
+        params=params,
+        optimizer=make_optimizer(config).init(params),
+    )
 
 
-def step_keys(seed: int, step: Int[Array, ""]) -> dict[str, Key[Array, ""]]:
+def step_keys(seed: UInt32[Array, ""], step: Int[Array, ""]) -> dict[str, Key[Array, ""]]:
     """Named random keys of a step; a resumed run derives the same ones."""
     names = ("camera", "light", "backdrop", "jitter", "time", "noise")
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), step), len(names))
@@ -162,7 +175,14 @@ def render_view(
     return rendering, rays.direction
 
 
-@functools.partial(jax.jit, static_argnames=("model", "config"), donate_argnames="state")
+def _lay_out(tree: _T, mesh: Mesh | None, *axes: str) -> _T:
+    """Spreads the leading axis of arrays over devices; replicates without `axes`."""
+    if mesh is None:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec(*axes)))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "config", "mesh"), donate_argnames="state")
 def train_step(
     state: TrainState,
     prior_params: PriorParams,
@@ -170,6 +190,7 @@ def train_step(
     *,
     model: Model,
     config: TrainConfig,
+    mesh: Mesh | None = None,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One step of DreamFusion (figure 3): render, noise, predict, distil, regularize, update.
 
@@ -180,15 +201,16 @@ def train_step(
         text: Encoded prompts.
         model: Scene and prior.
         config: Settings.
+        mesh: Devices that share the views, as in the paper (see `devices.make_mesh`).
 
     Returns:
         The next state and scalar metrics. "finite" is 0 where the loss or the gradient is
         not finite; the state is then not to be used.
     """
-    keys = step_keys(config.seed, state.step)
+    keys = step_keys(state.seed, state.step)
     step = state.step.astype(jnp.float32)
-    view = sample_view(keys, state.step, config)
-    t = sample_time(keys["time"], config.views, step, config.sds)
+    view = _lay_out(sample_view(keys, state.step, config), mesh, "view")
+    t = _lay_out(sample_time(keys["time"], config.views, step, config.sds), mesh, "view")
     condition = model.prior.condition(text, view, config.prompts)
 
     def loss_fn(params: Params) -> tuple[Array, dict[str, Array]]:
@@ -202,7 +224,7 @@ def train_step(
             train_fraction=step / config.steps,
         )
         z = model.prior.encode_image(prior_params, rendering.color)
-        eps = jax.random.normal(keys["noise"], z.shape)
+        eps = _lay_out(jax.random.normal(keys["noise"], z.shape), mesh, "view")
         distilled = distill(model.prior, prior_params, z, t, eps, condition, config.sds)
         values = regularizers(rendering, direction)
         smoothness = model.scene.field.regularizer(params["field"])
@@ -222,4 +244,27 @@ def train_step(
     params = optax.apply_updates(state.params, update)
     norm = optax.tree.norm(gradient)
     metrics |= {"gradient": norm, "finite": jnp.isfinite(loss + norm).astype(jnp.float32)}
-    return TrainState(state.step + 1, params, optimizer), metrics
+    state = TrainState(state.step + 1, state.seed, params, optimizer)
+    return _lay_out(state, mesh), metrics
+
+
+@functools.partial(jax.jit, static_argnames=("model", "config"), donate_argnames="states")
+def train_scenes(
+    states: TrainState,
+    prior_params: PriorParams,
+    texts: Text,
+    *,
+    model: Model,
+    config: TrainConfig,
+) -> tuple[TrainState, dict[str, Float[Array, "scenes"]]]:
+    """`train_step` for many scenes at once, each with its own state, seed and text.
+
+    Args:
+        states: Stacked along a new leading axis; donated.
+        prior_params: Shared by all scenes.
+        texts: Stacked likewise.
+        model: Shared by all scenes.
+        config: Shared by all scenes; the seeds are those of the states.
+    """
+    step = functools.partial(train_step, model=model, config=config)
+    return jax.vmap(step, in_axes=(0, None, 0))(states, prior_params, texts)

@@ -18,12 +18,13 @@ import tyro
 from dreamfusion_jax import config as presets
 from dreamfusion_jax.checkpoint import CheckpointError, load_config, save_config
 from dreamfusion_jax.config import RunConfig
-from dreamfusion_jax.field import GridField, MlpField
 from dreamfusion_jax.priors import PriorName, load_prior
 from experiments.session import Session
 
-PRESETS = {"toybox": presets.TOYBOX, "paper": presets.PAPER}
-FIELDS = {"grid": GridField(), "mlp": MlpField()}
+PRESETS = {
+    "toybox": {None: presets.TOYBOX, "grid": presets.TOYBOX, "mlp": presets.TOYBOX_MLP},
+    "paper": {None: presets.PAPER, "grid": presets.PAPER_GRID, "mlp": presets.PAPER},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,14 +68,8 @@ def parse(argv: list[str]) -> Arguments:
     Raises:
         UsageError: Unknown options, or values that make no sense.
     """
-    chosen = {
-        name: _peek(argv, name, options)
-        for name, options in (("preset", tuple(PRESETS)), ("field", tuple(FIELDS)))
-    }
-    config = PRESETS[chosen["preset"] or "toybox"]
-    if chosen["field"]:
-        scene = dataclasses.replace(config.scene, field=FIELDS[chosen["field"]])
-        config = dataclasses.replace(config, scene=scene)
+    preset = _peek(argv, "preset", ("toybox", "paper")) or "toybox"
+    config = PRESETS[preset][_peek(argv, "field", ("grid", "mlp"))]
     arguments, unknown = tyro.cli(
         tyro.conf.configure(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)(Arguments),
         args=argv,
@@ -114,6 +109,7 @@ def _check(arguments: Arguments) -> Arguments:
         "--train.views": train.views,
         "--output.size": output.size,
         "--output.frames": output.frames,
+        "--output.preview-size": output.preview_size,
         "--output.preview-every": output.preview_every,
         "--output.checkpoint-every": output.checkpoint_every,
     }

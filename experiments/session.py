@@ -93,7 +93,8 @@ class Session:
         """Writes a preview and a checkpoint when their turn has come."""
         output, last = self.config.output, step == self.config.train.steps
         if step % output.preview_every == 0 and not last:
-            self._write_preview(state, self.folder / "previews" / f"{step:06d}.png")
+            path = self.folder / "previews" / f"{step:06d}.png"
+            self._write_preview(state, path, output.preview_size)
         if step % output.checkpoint_every == 0 or last:
             metrics.write(step, values)  # Refuses what is not finite.
             checkpoints.save(step, state)
@@ -115,16 +116,16 @@ class Session:
             scene, state.params, cameras, size=size, variance=variance, backdrop=backdrop
         )
 
-    def _write_preview(self, state: TrainState, path: Path) -> None:
-        looks = self._looks(state, _PREVIEW_VIEWS, self.config.output.size)
+    def _write_preview(self, state: TrainState, path: Path, size: int) -> None:
+        looks = self._looks(state, _PREVIEW_VIEWS, size)
         path.parent.mkdir(exist_ok=True)
         rows = np.stack([looks.color, looks.shaded, looks.textureless, looks.normals])
         labels = ["colour", "shaded", "textureless", "normals"]
         save_png(path, contact_sheet(rows, labels))
 
     def _write_results(self, state: TrainState) -> None:
-        self._write_preview(state, self.folder / "preview.png")
         output = self.config.output
+        self._write_preview(state, self.folder / "preview.png", output.size)
         looks = self._looks(state, output.frames, output.size)
         video = side_by_side(looks.color, looks.textureless, looks.normals)
         save_video(self.folder / "turntable.mp4", video, _FPS)

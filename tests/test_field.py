@@ -32,7 +32,7 @@ def bump(strength, width):
 
 
 def random_params(init, scale=0.5):
-    leaves, tree = jax.tree.flatten(init(jax.random.key(1)))
+    leaves, tree = jax.tree.flatten(jax.jit(init)(jax.random.key(1)))
     noise = [scale * RNG.normal(size=leaf.shape) for leaf in leaves]
     pairs = zip(leaves, noise, strict=True)
     return tree.unflatten([leaf + jnp.array(n, jnp.float32) for leaf, n in pairs])
@@ -41,7 +41,7 @@ def random_params(init, scale=0.5):
 @pytest.mark.parametrize("fresh", [True, False])
 def test_the_mlp_is_the_papers_formula(fresh):
     field = MlpField(width=16, blocks=3, frequencies=4)
-    params = field.init(jax.random.key(0)) if fresh else random_params(field.init)
+    params = jax.jit(field.init)(jax.random.key(0)) if fresh else random_params(field.init)
     raw = network_by_hand(params, encode_by_hand(POINTS, VARIANCES, 4), blocks=3)
     density, albedo = jax.jit(field)(params, *ASK)
     np.testing.assert_allclose(density, np.exp(raw[:, 0]) + bump(5.0, 0.2), rtol=1e-4)
@@ -88,8 +88,10 @@ def test_variance_blurs():
 def test_bfloat16_multiplies_in_bfloat16_but_the_density_is_float32():
     exact = MlpField(width=32, blocks=2, frequencies=4)
     half = MlpField(width=32, blocks=2, frequencies=4, bfloat16=True)
-    params = exact.init(jax.random.key(0))
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(half.init(jax.random.key(0))))
+    params = jax.jit(exact.init)(jax.random.key(0))
+    assert all(
+        leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(jax.jit(half.init)(jax.random.key(0)))
+    )
     density, albedo = jax.jit(half)(params, *ASK)
     assert density.dtype == albedo.dtype == jnp.float32
     # More than bfloat16's 8 bits: the exponential was not rounded.

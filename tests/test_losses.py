@@ -83,7 +83,7 @@ def rendered():
 
         return jax.jacrev(losses, has_aux=True)(params)
 
-    gradients, (rendering, losses) = losses_and_gradients(model.init(jax.random.key(0)))
+    gradients, (rendering, losses) = losses_and_gradients(jax.jit(model.init)(jax.random.key(0)))
     return rays, rendering, losses, gradients
 
 

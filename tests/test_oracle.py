@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 
 from dreamfusion_jax.camera import orbit
-from dreamfusion_jax.config import TOYBOX, RunConfig
-from dreamfusion_jax.field import MlpField
-from dreamfusion_jax.maths import Ramp
+from dreamfusion_jax.config import TOYBOX, TOYBOX_MLP, RunConfig
 from dreamfusion_jax.prior import encode_prompts
 from dreamfusion_jax.priors import load_prior
 from dreamfusion_jax.toybox.captions import Vocabulary
 from dreamfusion_jax.toybox.renderer import render_truth
-from dreamfusion_jax.train import AdamConfig, Model, TrainState, init_state, train_step
+from dreamfusion_jax.train import Model, TrainState, init_state, train_step
 from dreamfusion_jax.views import look_around
 
 
@@ -62,14 +60,11 @@ def test_the_grid_field_becomes_a_car() -> None:
 @pytest.mark.slow
 def test_the_papers_mlp_becomes_a_snowman() -> None:
     train = dataclasses.replace(
-        TOYBOX.train,
+        TOYBOX_MLP.train,
         steps=1500,
         views=1,
-        variance=Ramp(1e-2, 1e-4, 700),
-        optimizer=AdamConfig(learning_rate=1e-3, warm_up=100),
-        sds=dataclasses.replace(TOYBOX.train.sds, guidance_weight=0.0),
+        sds=dataclasses.replace(TOYBOX_MLP.train.sds, guidance_weight=0.0),
     )
-    scene = dataclasses.replace(TOYBOX.scene, field=MlpField())
-    config = dataclasses.replace(TOYBOX, train=train, scene=scene)
+    config = dataclasses.replace(TOYBOX_MLP, train=train)
     overlap, _ = _scores("a red snowman", config, _distil("a red snowman", config))
     assert overlap >= 0.80

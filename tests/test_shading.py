@@ -62,9 +62,7 @@ def test_normals_match_finite_differences(field, density):
 
     @jax.jit
     def query(points):
-        return density_normals(
-            lambda p: field(params, p, jnp.full(p.shape[:-1], VARIANCE)), points
-        )
+        return density_normals(lambda p: field(params, p, jnp.full(p.shape[:-1], VARIANCE)), points)
 
     tau, albedo, normals = query(jnp.array(points, jnp.float32))
     np.testing.assert_allclose(tau, density(params, points), rtol=1e-4)

@@ -122,6 +122,7 @@ def test_every_misfit_is_named_in_one_error(tmp_path):
     tensors = {k: v for k, v in TENSORS.items() if k != "norm.bias"}
     tensors |= {"blocks.9.proj.bias": torch.ones(2), "embed.weight": torch.ones(5, 7)}
     tensors["blocks.0.proj.weight"] = TENSORS["blocks.0.proj.weight"].T.contiguous()
+    tensors["norm.weight"] = torch.ones(7, dtype=torch.float8_e4m3fn)
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(WeightsError) as caught:
         load_params(tmp_path, Model())
@@ -130,6 +131,7 @@ def test_every_misfit_is_named_in_one_error(tmp_path):
     assert "1 unexpected (blocks.9.proj.bias)" in message
     assert "2 wrongly shaped (blocks.0.proj.weight is [5, 7], not [7, 5]" in message
     assert "embed.weight is [5, 7], not [4, 7])" in message
+    assert "1 of a type that is not read (norm.weight is F8_E4M3)" in message
 
 
 def test_files_that_cannot_be_read(tmp_path):

@@ -1,5 +1,6 @@
 """Attention and the transformer that sits inside a UNet block."""
 
+import functools
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -11,20 +12,22 @@ from dreamfusion_jax.diffusion.layers import ACTIVATIONS, Dtype, GroupNorm, Laye
 
 
 def attend(
-    query: Float[Array, "B N heads D"],
-    key: Float[Array, "B M heads D"],
-    value: Float[Array, "B M heads D"],
+    query: Float[Array, "B N C"],
+    key: Float[Array, "B M C"],
+    value: Float[Array, "B M C"],
     *,
+    heads: int,
     causal: bool = False,
     mask: Bool[Array, "B M"] | None = None,
-    bias: Float[Array, "1 heads N M"] | None = None,
+    bias: Float[Array, "1 {heads} N M"] | None = None,
     scale: float | None = None,
-) -> Float[Array, "B N heads*D"]:
-    """softmax(scale query key^T + bias) value for every head; heads are concatenated.
+) -> Float[Array, "B N C"]:
+    """softmax(scale query key^T + bias) value, for each of `heads` equal parts of the channels.
 
-    The default scale is 1 / sqrt(D). `mask` is true for keys that may be attended to.
+    The default scale is 1 / sqrt(C / heads). `mask` is true for keys that may be attended to.
     Logits and softmax are float32 whatever the inputs' type.
     """
+    query, key, value = (x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value))
     # T5 and CLIP may be placed on the host beside a GPU, by `jax.default_device`.
     chosen = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
     plain = mask is None and bias is None
@@ -62,11 +65,6 @@ def attention_implementation(
     return "cudnn" if nvidia and float(device.compute_capability) >= 8.0 else "xla"
 
 
-def split_heads(x: Float[Array, "B N C"], heads: int) -> Float[Array, "B N {heads} D"]:
-    """Splits the channels into heads."""
-    return x.reshape(*x.shape[:2], heads, -1)
-
-
 class Attention(nn.Module):
     """Multi-head attention of x to `context` without biases on query, key and value."""
 
@@ -78,14 +76,11 @@ class Attention(nn.Module):
         self, x: Float[Array, "B N C"], context: Float[Array, "B M E"]
     ) -> Float[Array, "B N C"]:
         """Attends from x to context (x itself for self-attention)."""
-        channels = x.shape[-1]
-
-        def project(name: str, source: Array) -> Array:
-            y = nn.Dense(channels, use_bias=False, dtype=self.dtype, name=name)(source)
-            return split_heads(y, self.heads)
-
-        y = attend(project("to_q", x), project("to_k", context), project("to_v", context))
-        return nn.Dense(channels, dtype=self.dtype, name="to_out.0")(y)
+        dense = functools.partial(nn.Dense, x.shape[-1], dtype=self.dtype)
+        query = dense(use_bias=False, name="to_q")(x)
+        key = dense(use_bias=False, name="to_k")(context)
+        value = dense(use_bias=False, name="to_v")(context)
+        return dense(name="to_out.0")(attend(query, key, value, heads=self.heads))
 
 
 class TransformerBlock(nn.Module):
@@ -168,15 +163,12 @@ class SpatialAttention(nn.Module):
         batch, channels = x.shape[0], x.shape[-1]
         y = GroupNorm(self.groups, self.eps, self.dtype, name="group_norm")(x)
         y = y.reshape(batch, -1, channels)
-
-        def project(name: str, source: Array) -> Array:
-            return split_heads(nn.Dense(channels, dtype=self.dtype, name=name)(source), self.heads)
-
-        query, key, value = project("to_q", y), project("to_k", y), project("to_v", y)
+        dense = functools.partial(nn.Dense, channels, dtype=self.dtype)
+        query, key, value = (dense(name=f"to_{name}")(y) for name in "qkv")
         if text is not None:
             if self.norm_text:
                 text = GroupNorm(32, 1e-5, self.dtype, name="norm_cross")(text)
-            key = jnp.concatenate([project("add_k_proj", text), key], axis=1)
-            value = jnp.concatenate([project("add_v_proj", text), value], axis=1)
-        y = nn.Dense(channels, dtype=self.dtype, name="to_out.0")(attend(query, key, value))
+            key = jnp.concatenate([dense(name="add_k_proj")(text), key], axis=1)
+            value = jnp.concatenate([dense(name="add_v_proj")(text), value], axis=1)
+        y = dense(name="to_out.0")(attend(query, key, value, heads=self.heads))
         return x + y.reshape(x.shape)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from dreamfusion_jax.diffusion.attention import attend, split_heads
+from dreamfusion_jax.diffusion.attention import attend
 from dreamfusion_jax.diffusion.layers import ACTIVATIONS, Dtype, LayerNorm
 from dreamfusion_jax.diffusion.options import check_choices
 
@@ -20,8 +20,6 @@ def quick_gelu(x: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
 
 
 _ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": ACTIVATIONS["gelu"]}
-
-
 _CHOICES = {"hidden_act": tuple(_ACTIVATIONS)}
 
 # What transformers assumes where a config.json is silent.
@@ -166,11 +164,8 @@ class EncoderLayer(nn.Module):
         """One transformer layer."""
         config = self.config
         y = LayerNorm(config.eps, self.dtype, name="layer_norm1")(x)
-        q, k, v = (
-            split_heads(self._dense(config.width, f"self_attn.{name}_proj")(y), config.heads)
-            for name in "qkv"
-        )
-        y = attend(q, k, v, causal=config.causal)
+        q, k, v = (self._dense(config.width, f"self_attn.{name}_proj")(y) for name in "qkv")
+        y = attend(q, k, v, heads=config.heads, causal=config.causal)
         x = x + self._dense(config.width, "self_attn.out_proj")(y)
         y = LayerNorm(config.eps, self.dtype, name="layer_norm2")(x)
         y = _ACTIVATIONS[config.act](self._dense(config.mlp_width, "mlp.fc1")(y))

@@ -1,12 +1,13 @@
 """What conditions every residual block: the time, and optionally the pooled text."""
 
+import functools
 import math
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dreamfusion_jax.diffusion.attention import attend, split_heads
+from dreamfusion_jax.diffusion.attention import attend
 from dreamfusion_jax.diffusion.layers import ACTIVATIONS, Dtype, LayerNorm
 
 
@@ -52,12 +53,10 @@ class AttentionPooling(nn.Module):
         offset = self.param("positional_embedding", nn.initializers.normal(width**-0.5), (1, width))
         query = jnp.mean(x, axis=1, keepdims=True) + offset.astype(x.dtype)[None]
         tokens = jnp.concatenate([query, x], axis=1)
-
-        def project(name: str, source: Array) -> Array:
-            return split_heads(nn.Dense(width, dtype=self.dtype, name=name)(source), self.heads)
-
-        keys, values = project("k_proj", tokens), project("v_proj", tokens)
-        return attend(project("q_proj", query), keys, values)[:, 0]
+        dense = functools.partial(nn.Dense, width, dtype=self.dtype)
+        query = dense(name="q_proj")(query)
+        key, value = dense(name="k_proj")(tokens), dense(name="v_proj")(tokens)
+        return attend(query, key, value, heads=self.heads)[:, 0]
 
 
 class TextTimeEmbedding(nn.Module):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from dreamfusion_jax.diffusion.attention import attend, split_heads
+from dreamfusion_jax.diffusion.attention import attend
 from dreamfusion_jax.diffusion.layers import Dtype, RMSNorm
 from dreamfusion_jax.diffusion.options import check_choices
 
@@ -117,11 +117,9 @@ class Layer(nn.Module):
     ) -> Float[Array, "B N D"]:
         config, at = self.config, "layer.0.SelfAttention"
         inner = config.num_heads * config.d_kv
-        q, k, v = (
-            split_heads(self._dense(inner, f"{at}.{name}")(x), config.num_heads) for name in "qkv"
-        )
+        q, k, v = (self._dense(inner, f"{at}.{name}")(x) for name in "qkv")
         # T5 leaves the logits unscaled: its initialization makes up for the factor.
-        y = attend(q, k, v, mask=mask, bias=bias, scale=1.0)
+        y = attend(q, k, v, heads=config.num_heads, mask=mask, bias=bias, scale=1.0)
         return self._dense(config.d_model, f"{at}.o")(y)
 
     def _feed_forward(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-
-from dreamfusion_jax.diffusion.tensorfile import WeightsError, open_tensors, write_tensors
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 Params = dict[str, Any]
 """A nested dictionary of arrays, as `model.apply({"params": params}, ...)` takes it."""
@@ -23,6 +23,11 @@ Params = dict[str, Any]
 _STEMS = ("diffusion_pytorch_model", "model")
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 _WEIGHT_LEAVES = ("kernel", "scale", "embedding")
+_TYPES = ("F64", "F32", "F16", "BF16")
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be read, or do not fit the model; the message says which and why."""
 
 
 @runtime_checkable
@@ -49,26 +54,32 @@ def load_params(path: Path | str, model: CheckpointModel, *, dtype: Any = jnp.fl
 
     Raises:
         WeightsError: there are no safetensors, a file is damaged, or tensors are missing,
-            unexpected or wrongly shaped (all of them are named).
+            unexpected, wrongly shaped or of a type that is not read (all of them are named).
     """
     path = Path(path)
     tensors = {}
     for file in _weight_files(path):
-        for stored, tensor in open_tensors(file).items():
+        for stored, tensor in _open(file).items():
             name = model.checkpoint_name(stored)
             if name is not None:
                 tensors[name] = tensor
     expected = _flatten(param_shapes(model))
     _check(path, tensors, {_name(p): _torch_shape(p, leaf.shape) for p, leaf in expected.items()})
     return unflatten_dict(
-        {p: jnp.asarray(_to_flax(p, tensors[_name(p)], np.dtype(dtype))) for p in expected}
+        {p: jnp.asarray(_to_flax(p, tensors[_name(p)][:], np.dtype(dtype))) for p in expected}
     )
 
 
 def save_params(params: Params, file: Path | str, *, dtype: Any = jnp.float16) -> None:
-    """Writes parameters as a safetensors file that diffusers and transformers can load."""
-    leaves = {_name(p): _to_torch(p, leaf) for p, leaf in _flatten(params).items()}
-    write_tensors(Path(file), dict(sorted(leaves.items())), dtype)
+    """Writes parameters as a safetensors file that diffusers and transformers can load.
+
+    `file` appears, or changes, only when it is complete.
+    """
+    file = Path(file)
+    part = file.with_name(f"{file.name}.part")
+    leaves = {_name(p): _to_torch(p, x, np.dtype(dtype)) for p, x in _flatten(params).items()}
+    save_file(leaves, part, metadata={"format": "pt"})
+    part.replace(file)
 
 
 def param_shapes(model: CheckpointModel) -> Params:
@@ -116,17 +127,37 @@ def _shards(index: Path) -> list[Path]:
     return files
 
 
-def _check(
-    path: Path, tensors: dict[str, np.ndarray], expected: dict[str, tuple[int, ...]]
-) -> None:
+def _open(file: Path) -> dict[str, Any]:
+    """The file's tensors, memory-mapped: `tensor[:]` reads one as a NumPy array."""
+    try:
+        opened = safe_open(file, framework="numpy")
+    except SafetensorError as error:
+        raise WeightsError(f"{file} is truncated or not a safetensors file ({error})") from error
+    names = opened.keys()
+    return {name: opened.get_slice(name) for name in names}
+
+
+def _check(path: Path, tensors: dict[str, Any], expected: dict[str, tuple[int, ...]]) -> None:
     missing = sorted(expected.keys() - tensors.keys())
     unexpected = sorted(tensors.keys() - expected.keys())
+    known = {name: tensors[name] for name in sorted(expected.keys() & tensors.keys())}
     wrong = [
-        f"{name} is {list(tensors[name].shape)}, not {list(shape)}"
-        for name, shape in sorted(expected.items())
-        if name in tensors and tensors[name].shape != shape
+        f"{name} is {tensor.get_shape()}, not {list(expected[name])}"
+        for name, tensor in known.items()
+        if tensor.get_shape() != list(expected[name])
     ]
-    problems = {"missing": missing, "unexpected": unexpected, "wrongly shaped": wrong}
+    # Integers and eight-bit floats mean nothing without the scales they were quantized with.
+    unread = [
+        f"{name} is {tensor.get_dtype()}"
+        for name, tensor in known.items()
+        if tensor.get_dtype() not in _TYPES
+    ]
+    problems = {
+        "missing": missing,
+        "unexpected": unexpected,
+        "wrongly shaped": wrong,
+        "of a type that is not read": unread,
+    }
     found = [f"{len(v)} {kind} ({', '.join(v)})" for kind, v in problems.items() if v]
     if found:
         raise WeightsError(f"the tensors of {path} do not fit the model: {'; '.join(found)}")
@@ -148,8 +179,9 @@ def _torch_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ..
     return tuple(shape[axis] for axis in _torch_axes(path, len(shape)))
 
 
-def _to_torch(path: tuple[str, ...], leaf: Any) -> np.ndarray:
-    return np.asarray(leaf).transpose(_torch_axes(path, leaf.ndim))
+def _to_torch(path: tuple[str, ...], leaf: Any, dtype: np.dtype) -> np.ndarray:
+    # `save_file` writes an array's memory as it lies, whatever its strides say: hence order="C".
+    return np.asarray(np.asarray(leaf).transpose(_torch_axes(path, leaf.ndim)), dtype, order="C")
 
 
 def _to_flax(path: tuple[str, ...], tensor: np.ndarray, dtype: np.dtype) -> np.ndarray:

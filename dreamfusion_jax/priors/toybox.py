@@ -117,7 +117,9 @@ def load(folder: Path = SHIPPED) -> tuple[ToyboxPrior, PriorParams]:
         text_encoder=text,
         tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
         schedule=NoiseSchedule.from_config(read_json(folder / "scheduler/scheduler_config.json")),
-        vocabulary=Vocabulary(**read_json(folder / "toybox.json")),
+        vocabulary=Vocabulary(
+            **{key: tuple(names) for key, names in read_json(folder / "toybox.json").items()}
+        ),
         image_size=BLOCK * read_json(folder / "unet/config.json")["sample_size"],
     )
     params = {

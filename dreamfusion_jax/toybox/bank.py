@@ -181,7 +181,7 @@ def sample_batch(
     view = _view_word(keys[4], bank.view[index], bank.octant[index])
     tokens = ids[category, colour, extra, view]
     dropped = jax.random.bernoulli(keys[5], dropout, (batch_size, 1))
-    return images, jnp.where(dropped, empty, tokens)
+    return images, jnp.where(dropped, empty[None], tokens)
 
 
 _FINE_WORDS = jnp.array([1 + VIEW_WORDS.index(view) for view in OCTANTS])

@@ -52,11 +52,10 @@ class Vocabulary:
     modifiers: tuple[str, ...] = MODIFIERS
 
     def __post_init__(self) -> None:
-        """Lists read from JSON become tuples; names that do not exist raise KeyError."""
-        for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
+        """Names that do not exist raise KeyError."""
         [CATEGORIES[name] for name in self.categories]
         [COLOURS[name] for name in self.colours]
+        [dict.fromkeys(MODIFIERS)[name] for name in self.modifiers]
 
     def words(self) -> set[str]:
         """Every word that a caption of this vocabulary may contain."""
@@ -73,7 +72,8 @@ class Vocabulary:
         words = re.findall("[^\\s,]+", prompt.lower())
         if not words:
             raise UnknownWordsError("the prompt is empty; try 'a red mushroom'")
-        unknown = [word for word in words if word not in self.words()]
+        known = self.words()
+        unknown = [word for word in words if word not in known]
         if unknown:
             raise UnknownWordsError(self._complaint(unknown))
         match = re.fullmatch(self._pattern(), " ".join(w for w in words if w not in ("a", "an")))
@@ -109,7 +109,8 @@ class Vocabulary:
             hints.append(f"'{word}'" + (f" (nearest: {', '.join(near)})" if near else ""))
         return (
             f"the embedded prior does not know {', '.join(hints)}. "
-            f"It knows the objects {', '.join(self.categories)} in {', '.join(self.colours)}"
+            f"It knows the objects {', '.join(self.categories)} in {', '.join(self.colours)}. "
+            "Open prompts take a pretrained prior such as Stable Diffusion or DeepFloyd IF"
         )
 
 

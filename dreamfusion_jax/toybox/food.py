@@ -28,10 +28,11 @@ def donut(p: Point) -> list[Part]:
     """A ring of dough, iced in the main colour, with sprinkles."""
     dough = torus(p, (0.0, 0.0, 0.0), 0.27, 0.16)
     icing = jnp.maximum(torus(p, (0.0, 0.0, 0.02), 0.27, 0.165), 0.02 - p[2])
+    # Each is its own mirror image in its sector, or the folded distance would jump.
     inner, outer = ring(p, 7), ring(turn(p, 20.0, "z"), 9)
     sprinkles = jnp.minimum(
-        capsule(inner, (0.19, 0.0, 0.17), (0.23, 0.03, 0.18), 0.018),
-        capsule(outer, (0.33, 0.0, 0.17), (0.36, -0.03, 0.16), 0.018),
+        capsule(inner, (0.20, -0.02, 0.175), (0.20, 0.02, 0.175), 0.018),
+        capsule(outer, (0.32, 0.0, 0.175), (0.36, 0.0, 0.16), 0.018),
     )
     return [Part(dough, DOUGH), Part(icing, MAIN), Part(sprinkles, WHITE)]
 

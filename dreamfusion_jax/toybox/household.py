@@ -54,7 +54,7 @@ def sofa(p: Point) -> list[Part]:
         Part(box(p, (-0.19, 0.0, 0.00), (0.08, 0.44, 0.24), 0.05), MAIN),
         Part(box(mirror_y(p), (0.02, 0.40, -0.05), (0.22, 0.07, 0.17), 0.05), SHADE),
         Part(box(mirror_y(p), (0.05, 0.17, 0.00), (0.17, 0.15, 0.05), 0.04), MAIN),
-        Part(cylinder(mirror_xy(p), (0.17, 0.35, -0.26), 0.03, 0.05), WOOD),
+        Part(cylinder(mirror_xy(p), (0.17, 0.26, -0.26), 0.03, 0.05), WOOD),
     ]
 
 

@@ -133,6 +133,7 @@ def render_layers(
     hit, _, point, normal, material = _surface(category, modifier, rays)
     light = lambertian(normal, point, lighting)
     white = jnp.array([0.0, 0.0, 1.0, 1.0, 1.0])
+    white = jnp.broadcast_to(white, material.shape)
     material = jnp.where(lighting.textureless, white, material)
     alpha = hit.astype(jnp.float32)[..., None]
     shaded = _pool(jnp.concatenate([material * light[..., None] * alpha, alpha], -1), supersample)
@@ -177,7 +178,7 @@ def render_truth(scene: Scene, camera: Camera, *, size: int) -> Truth:
     """
     rays = cast_rays(camera, size, size)
     hit, depth, _, normal, material = _surface(scene.category, scene.modifier, rays)
-    main, accent = (jnp.asarray(colour) for colour in scene.palette)
+    main, accent = (jnp.asarray(colour)[None, None] for colour in scene.palette)
     albedo = material[..., 2:] + material[..., :1] * main + material[..., 1:2] * accent
     return Truth(
         albedo=jnp.where(hit[..., None], albedo, 0.0),

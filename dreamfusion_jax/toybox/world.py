@@ -6,14 +6,7 @@ from collections.abc import Callable
 import jax
 
 from dreamfusion_jax.toybox import buildings, characters, food, household, plants, vehicles
-from dreamfusion_jax.toybox.shapes import (
-    ACCENT,
-    Part,
-    Point,
-    cylinder,
-    shift,
-    union,
-)
+from dreamfusion_jax.toybox.shapes import ACCENT, Part, Point, cylinder, shift, union
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +51,8 @@ CATEGORIES: dict[str, Category] = {
         Category("cactus", plants.cactus, -0.46, 0.43, has_front=False),
         Category("tree", plants.tree, -0.46, 0.44, has_front=False),
         Category("flower", plants.flower, -0.48, 0.44, 0.05),
-        Category("apple", plants.apple, -0.40, 0.26, has_front=False),
-        Category("pumpkin", plants.pumpkin, -0.34, 0.20, has_front=False),
+        Category("apple", plants.apple, -0.40, 0.29, has_front=False),
+        Category("pumpkin", plants.pumpkin, -0.34, 0.21, has_front=False),
         Category("house", buildings.house, -0.38, 0.42),
         Category("castle", buildings.castle, -0.36, 0.46),
         Category("lighthouse", buildings.lighthouse, -0.44, 0.49),
@@ -69,13 +62,13 @@ CATEGORIES: dict[str, Category] = {
         Category("sofa", household.sofa, -0.31, 0.24, -0.19),
         Category("lamp", household.lamp, -0.435, 0.40, has_front=False),
         Category("television", household.television, -0.33, 0.21),
-        Category("clock", household.clock, -0.42, 0.34),
+        Category("clock", household.clock, -0.44, 0.43),
         Category("teapot", household.teapot, -0.34, 0.27, has_front=False),
         Category("mug", household.mug, -0.32, 0.32, has_front=False),
         Category("vase", household.vase, -0.45, 0.37, has_front=False),
         Category("barrel", household.barrel, -0.41, 0.41, has_front=False),
         Category("umbrella", household.umbrella, -0.46, 0.42, has_front=False),
-        Category("telescope", household.telescope, -0.47, 0.30, 0.05),
+        Category("telescope", household.telescope, -0.47, 0.44, 0.27),
         Category("donut", food.donut, -0.16, 0.17, has_front=False),
         Category("ice cream", food.ice_cream, -0.48, 0.48, has_front=False),
         Category("cupcake", food.cupcake, -0.42, 0.45, has_front=False),

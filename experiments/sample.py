@@ -1,0 +1,99 @@
+"""Draws pictures of a prompt with a prior, to see what it knows.
+
+    python -m experiments.sample --prompt "a red mushroom"
+
+Writes one picture: a row for each view of the prompt, a column for each seed.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import tyro
+
+from dreamfusion_jax.media import contact_sheet, save_png
+from dreamfusion_jax.priors import load_prior
+from dreamfusion_jax.prompts import PromptConfig, view_prompts
+from dreamfusion_jax.sampling import sample_texts
+from experiments.run import fail, slug
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What to draw and where to put it.
+
+    Attributes:
+        prompt: What to draw, for example "a red mushroom".
+        prior: Which diffusion model draws.
+        weights: Folder of another toybox prior (see experiments.train_toybox).
+        views: "nearest" draws the paper's four views, "octants" eight sides and overhead,
+            "none" the bare prompt.
+        seeds: Number of pictures of each view.
+        seed: The first one.
+        steps: Denoising steps.
+        guidance_weight: omega of classifier-free guidance; 0 is none.
+        output: The PNG file; in outputs/samples/ if not given.
+    """
+
+    prompt: str = "a red mushroom"
+    prior: Literal["toybox"] = "toybox"
+    weights: Path | None = None
+    views: Literal["nearest", "octants", "none"] = "nearest"
+    seeds: int = 6
+    seed: int = 0
+    steps: int = 50
+    guidance_weight: float = 3.0
+    output: Path | None = None
+
+
+def draw(arguments: Arguments) -> Path:
+    """Draws the grid and returns its file.
+
+    Raises:
+        ValueError: The prior cannot read the prompt, or a number makes no sense.
+        FileNotFoundError: No weights in that folder.
+    """
+    if min(arguments.seeds, arguments.steps) < 1:
+        raise ValueError("--seeds and --steps must be at least 1")
+    prior, params = load_prior(arguments.prior, arguments.prompt, arguments.weights)
+    config = PromptConfig(views=arguments.views)
+    texts = [arguments.prompt]
+    if arguments.views != "none":
+        texts = list(view_prompts(arguments.prompt, config))
+    columns = [
+        sample_texts(
+            jax.random.key(arguments.seed + column),
+            prior,
+            params,
+            texts,
+            steps=arguments.steps,
+            guidance_weight=arguments.guidance_weight,
+        )
+        for column in range(arguments.seeds)
+    ]
+    path = arguments.output or Path("outputs/samples") / f"{slug(arguments.prompt)}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_png(path, contact_sheet(enlarge(jnp.stack(columns, axis=1)), texts))
+    return path
+
+
+def enlarge(images: jax.Array, least: int = 64) -> jax.Array:
+    """Repeats the pixels of [..., H, W, 3] until the pictures are at least so wide."""
+    factor = -(-least // images.shape[-2])
+    return images.repeat(factor, axis=-3).repeat(factor, axis=-2)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Draws from the command line."""
+    arguments = tyro.cli(Arguments, args=argv, description=__doc__)
+    try:
+        print(draw(arguments))
+    except (ValueError, OSError) as error:
+        fail(str(error))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
