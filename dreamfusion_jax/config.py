@@ -70,7 +70,7 @@ TOYBOX = RunConfig(
         background=None,
     ),
     train=TrainConfig(
-        steps=800,
+        steps=600,
         views=4,
         variance=Ramp(0.0, 0.0, 0),
         optimizer=AdamConfig(learning_rate=0.1),
@@ -79,7 +79,7 @@ TOYBOX = RunConfig(
         lighting=dataclasses.replace(SOFT_LIGHTING, albedo_steps=150),
         sds=SdsConfig(
             guidance_weight=6.0,
-            time_high=Ramp(0.98, 0.5, 800),
+            time_high=Ramp(0.98, 0.5, 600),
             weighting="image",
             clip_denoised=True,
         ),

@@ -12,7 +12,7 @@ _T = TypeVar("_T")
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A line of devices for `train.train_step(..., mesh=...)`, whose axis is called "view".
 
-    The views of a step are spread over it evenly; parameters are on every device and
+    The views of a step are spread over it; parameters are on every device and
     gradients are averaged (DreamFusion, section 3.2: 4 devices, a view each).
 
     Args:

@@ -138,7 +138,7 @@ class GridField:
     radius: float = 0.62
     bias: float = -4.0
     blob: Blob = Blob(strength=6.0, width=0.2)
-    smoothness: float = 2e-2
+    smoothness: float = 5e-3
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Nearly zero tables: grey, with the blob's density."""

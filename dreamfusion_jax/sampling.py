@@ -10,9 +10,7 @@ from jaxtyping import Array, Float, Key
 from dreamfusion_jax.prior import Condition, Prior, PriorParams, guide
 
 
-@functools.partial(
-    jax.jit, static_argnames=("prior", "steps", "guidance_weight", "clip_denoised")
-)
+@functools.partial(jax.jit, static_argnames=("prior", "steps", "guidance_weight", "clip_denoised"))
 def sample(
     key: Key[Array, ""],
     prior: Prior,

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,8 @@ from dreamfusion_jax.camera import CameraConfig
 from dreamfusion_jax.lighting import LightingConfig
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.toybox import architecture, bank
-from dreamfusion_jax.toybox.captions import Vocabulary, caption_table
+from dreamfusion_jax.toybox.captions import Vocabulary, caption, caption_table
+from dreamfusion_jax.toybox.world import Scene
 
 TIME_POWER = 2 / 3
 """t ~ U^(2/3) leans towards high noise, where the shape of the object is decided."""
@@ -139,7 +140,8 @@ def load_bank(settings: Settings, report: Callable[[int, int], None]) -> bank.Ba
             key, settings.vocabulary, settings.pictures, chunk=chunk, report=report
         )
         part = path.with_suffix(".part.npz")
-        np.savez(part, **{name: np.asarray(getattr(drawn, name)) for name in names})
+        arrays: dict[str, Any] = {name: np.asarray(getattr(drawn, name)) for name in names}
+        np.savez(part, **arrays)
         part.replace(path)
         return drawn
     with np.load(path) as stored:
@@ -175,9 +177,7 @@ def load_pictures(
     )
 
 
-def draw_batch(
-    key: jax.Array, pictures: Pictures, batch_size: int
-) -> tuple[jax.Array, jax.Array]:
+def draw_batch(key: jax.Array, pictures: Pictures, batch_size: int) -> tuple[jax.Array, jax.Array]:
     """Random z_0 [B, h, w, 12] in [-1, 1] and the token ids [B, N] of their captions."""
     images, ids = bank.sample_batch(
         key,
@@ -201,3 +201,17 @@ def learning_rate(config: Optimization, step) -> jax.Array:
 def ema_decay(config: Optimization, step) -> jax.Array:
     """Decay of the mean of the weights; short at first, so that it forgets where it began."""
     return jnp.minimum(config.ema, (step + 1) / (step + 10))
+
+
+def grid_captions(vocabulary: Vocabulary, seen: int = 8, unseen: int = 4) -> dict[str, str]:
+    """Captions for a grid of samples, and their labels: pairs of training, then held-out ones."""
+    captions = {}
+    for held_out, rows in ((False, seen), (True, unseen)):
+        pairs = bank.allowed_colours(vocabulary, held_out=held_out)
+        possible = np.flatnonzero(pairs.any(axis=1))
+        for row, c in enumerate(possible[:: max(len(possible) // rows, 1)][:rows]):
+            colours = np.flatnonzero(pairs[c])
+            colour = vocabulary.colours[colours[row % len(colours)]]
+            text = caption(Scene(vocabulary.categories[c], colour))
+            captions[text] = f"{text} (held out)" if held_out else text
+    return captions

@@ -12,6 +12,7 @@ from dreamfusion_jax.diffusion.clip import ClipTextConfig, ClipTextModel
 from dreamfusion_jax.diffusion.layers import Dtype
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.unet_config import UNetConfig
+from dreamfusion_jax.diffusion.weights import CheckpointModel
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.schedule import NoiseSchedule
 from dreamfusion_jax.toybox.architecture import MiniatureConfig
@@ -28,7 +29,8 @@ from experiments.toybox_data import (
     learning_rate,
 )
 
-Params = dict[str, Any]
+Params = Any
+"""Weights {"unet", "text_encoder"}, as Flax nests them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +42,11 @@ class Networks:
 
     def init(self, key: jax.Array) -> Params:
         """Random weights {"unet", "text_encoder"}."""
-        parts = {"unet": self.unet, "text_encoder": self.text_encoder}
-        params = {}
-        for name, part_key in zip(parts, jax.random.split(key), strict=True):
-            inputs = [jnp.zeros(x.shape, x.dtype) for x in parts[name].example_inputs()]
-            params[name] = jax.jit(parts[name].init)(part_key, *inputs)["params"]
-        return params
+        unet_key, text_key = jax.random.split(key)
+        return {
+            "unet": _init(self.unet, unet_key),
+            "text_encoder": _init(self.text_encoder, text_key),
+        }
 
     def predict(self, params: Params, z: jax.Array, index: jax.Array, ids: jax.Array) -> jax.Array:
         """The clean z_0 [B, h, w, 12] behind z_t, its step of the schedule and its caption."""
@@ -53,6 +54,12 @@ class Networks:
         output = self.unet.apply({"params": params["unet"]}, z, index.astype(jnp.float32), text)
         assert isinstance(output, jax.Array)
         return output.astype(jnp.float32)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init(model: CheckpointModel, key: jax.Array) -> Params:
+    inputs = [jnp.zeros(x.shape, x.dtype) for x in model.example_inputs()]
+    return model.init(key, *inputs)["params"]
 
 
 def make_networks(config: MiniatureConfig, tokenizer, dtype: Dtype) -> Networks:

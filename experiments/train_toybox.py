@@ -11,12 +11,12 @@ experiments.sample. Stop with Ctrl-C at any time: the same command goes on from 
 
 import contextlib
 import dataclasses
+import functools
 import json
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
 import jax
@@ -33,12 +33,9 @@ from dreamfusion_jax.priors.toybox import ToyboxPrior
 from dreamfusion_jax.sampling import sample_texts
 from dreamfusion_jax.schedule import NoiseSchedule
 from dreamfusion_jax.toybox import architecture
-from dreamfusion_jax.toybox.bank import allowed_colours
-from dreamfusion_jax.toybox.captions import Vocabulary, caption
 from dreamfusion_jax.toybox.tokenizer import build_tokenizer
-from dreamfusion_jax.toybox.world import Scene
 from experiments.sample import enlarge
-from experiments.toybox_data import FULL, SMALL, Settings, load_pictures
+from experiments.toybox_data import FULL, SMALL, Settings, grid_captions, load_pictures
 from experiments.toybox_model import State, init_state, make_networks, train_step
 
 PRESETS = {"small": SMALL, "full": FULL}
@@ -193,10 +190,7 @@ class Training:
         """
         pictures = self._load_pictures()
         with Checkpointer(self.folder) as checkpoints, deferred_interrupt() as interrupted:
-            state = init_state(self.networks, self.settings.optimization)
-            if checkpoints.latest_step() is not None:
-                state = checkpoints.restore(state)
-                self.console.print(f"going on from step {int(state.step)}")
+            state = self._begin(checkpoints)
             first, total = int(state.step), self.settings.optimization.steps
             with _Report(self.console, first, total, self._batch_size) as report:
                 for step in range(first + 1, total + 1):
@@ -219,6 +213,15 @@ class Training:
                         print("stopped; the same command goes on from here", file=sys.stderr)
                         raise SystemExit(130)
         self.console.print(f"done: {self.folder}")
+
+    def _begin(self, checkpoints: Checkpointer) -> State:
+        """The state saved last, or a fresh one."""
+        begin = functools.partial(init_state, self.networks, self.settings.optimization)
+        if checkpoints.latest_step() is None:
+            return begin()
+        state = checkpoints.restore(jax.eval_shape(begin))
+        self.console.print(f"going on from step {int(state.step)}")
+        return state
 
     @property
     def _batch_size(self) -> int:
@@ -263,20 +266,6 @@ class Training:
         path = self.folder / "samples" / f"{step:06d}.png"
         path.parent.mkdir(exist_ok=True)
         save_png(path, contact_sheet(enlarge(table), [*rows.values()]))
-
-
-def grid_captions(vocabulary: Vocabulary, seen: int = 8, unseen: int = 4) -> dict[str, str]:
-    """Captions for a grid of samples, and their labels: pairs of training, then held-out ones."""
-    captions = {}
-    for held_out, rows in ((False, seen), (True, unseen)):
-        pairs = allowed_colours(vocabulary, held_out=held_out)
-        possible = np.flatnonzero(pairs.any(axis=1))
-        for row, c in enumerate(possible[:: max(len(possible) // rows, 1)][:rows]):
-            colours = np.flatnonzero(pairs[c])
-            colour = vocabulary.colours[colours[row % len(colours)]]
-            text = caption(Scene(vocabulary.categories[c], colour))
-            captions[text] = f"{text} (held out)" if held_out else text
-    return captions
 
 
 class _Report(contextlib.AbstractContextManager):

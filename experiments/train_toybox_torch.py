@@ -17,49 +17,37 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import tyro
-from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from dreamfusion_jax.schedule import NoiseSchedule
-from dreamfusion_jax.toybox import architecture, bank
-from dreamfusion_jax.toybox.captions import Vocabulary, caption_table
+from dreamfusion_jax.toybox import architecture
 from dreamfusion_jax.toybox.tokenizer import build_tokenizer
+from experiments.toybox_data import (
+    BETAS,
+    CLIP_NORM,
+    MAX_WEIGHT,
+    TIME_POWER,
+    WEIGHT_DECAY,
+    Pictures,
+    Settings,
+    draw_batch,
+    ema_decay,
+    learning_rate,
+    load_pictures,
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """Settings of a training run."""
+class Config(Settings):
+    """Settings of a training run.
 
-    output: Path = Path("outputs/toybox-prior")
-    steps: int = 6600
-    batch_size: int = 64
-    learning_rate: float = 5e-4
-    warm_up: int = 300
-    ema: float = 0.999
-    save_every: int = 500
+    Attributes:
+        threads: Cores to use.
+    """
+
     threads: int = 1
-    seed: int = 0
-    vocabulary: Vocabulary = Vocabulary(
-        categories=(
-            "car",
-            "duck",
-            "rocket",
-            "snowman",
-            "penguin",
-            "mushroom",
-            "cactus",
-            "house",
-            "chair",
-            "lamp",
-            "teapot",
-            "ice cream",
-        ),
-        colours=("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown"),
-        modifiers=(),
-    )
-    model: architecture.MiniatureConfig = architecture.MiniatureConfig()
-    pictures: bank.BankConfig = bank.BankConfig(size=32, views=3500)
 
 
 class Miniature(torch.nn.Module):
@@ -67,10 +55,11 @@ class Miniature(torch.nn.Module):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        unet = architecture.read_json(folder / "unet/config.json")
         text = architecture.read_json(folder / "text_encoder/config.json")
-        self.unet = UNet2DConditionModel.from_config(unet)
-        self.unet.set_attn_processor(AttnProcessor())
+        unet = UNet2DConditionModel.from_config(architecture.read_json(folder / "unet/config.json"))
+        assert isinstance(unet, UNet2DConditionModel)
+        unet.set_attn_processor(AttnProcessor())
+        self.unet = unet
         self.text = CLIPTextModel(CLIPTextConfig(**text))
 
     def forward(self, z: torch.Tensor, step: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -78,44 +67,21 @@ class Miniature(torch.nn.Module):
         return self.unet(z, step, self.text(ids).last_hidden_state).sample
 
 
-def load_bank(config: Config) -> bank.Bank:
-    """Reads the traced views beside the output, or draws them."""
-    path = config.output / "bank.npz"
-    names = [f.name for f in dataclasses.fields(bank.Bank)]
-    if not path.exists():
-        drawn = bank.draw_bank(
-            jax.random.key(config.seed + 1),
-            config.vocabulary,
-            config.pictures,
-            report=lambda done, total: print(f"drawing objects {done}/{total}", flush=True),
-        )
-        np.savez(path, **{name: getattr(drawn, name) for name in names})
-    with np.load(path) as stored:
-        return bank.Bank(**{name: jnp.asarray(stored[name]) for name in names})
-
-
 def batches(config: Config, tokenizer):
     """Function from a step to (z_0 [B, 12, h, w], token ids [B, N]) as tensors."""
-    views = load_bank(config)
-    table = caption_table(config.vocabulary, lambda texts: architecture.tokenize(tokenizer, texts))
-    allowed = jnp.asarray(bank.allowed_colours(config.vocabulary))
-    palette = jnp.asarray(bank.palette_of(config.vocabulary))
+    pictures = load_pictures(
+        config,
+        tokenizer,
+        lambda done, total: print(f"drawing objects {done}/{total}", flush=True),
+    )
 
     @jax.jit
-    def draw(step: jax.Array, views: bank.Bank):
-        key = jax.random.fold_in(jax.random.key(config.seed), step)
-        images, ids = bank.sample_batch(
-            key,
-            views,
-            *bank.table_arrays(table),
-            allowed,
-            palette,
-            batch_size=config.batch_size,
-        )
-        return architecture.space_to_depth(2 * images - 1), ids
+    def draw(step: jax.Array, pictures: Pictures):
+        key = jax.random.fold_in(jax.random.key(config.optimization.seed), step)
+        return draw_batch(key, pictures, config.optimization.batch_size)
 
     def as_tensors(step: int):
-        z, ids = draw(jnp.asarray(step), views)
+        z, ids = draw(jnp.asarray(step), pictures)
         z = torch.from_numpy(np.array(z)).permute(0, 3, 1, 2)
         return z, torch.from_numpy(np.array(ids)).long()
 
@@ -125,20 +91,14 @@ def batches(config: Config, tokenizer):
 def loss_at(model: Miniature, step: int, z: torch.Tensor, ids: torch.Tensor, abar: torch.Tensor):
     """Clean-image loss, weight min(1 / sigma^2, 10), times leaning to high noise."""
     generator = torch.Generator().manual_seed(step)
-    t = (1000 * torch.rand(len(z), generator=generator) ** (2 / 3)).long()
+    t = (1000 * torch.rand(len(z), generator=generator) ** TIME_POWER).long()
     noise = torch.randn(z.shape, generator=generator).contiguous(memory_format=torch.channels_last)
     a = abar[t].view(-1, 1, 1, 1)
     noised = a.sqrt() * z + (1 - a).sqrt() * noise
     with torch.autocast("cpu", torch.bfloat16):
         predicted = model(noised, t, ids)
-    weight = torch.clamp(1 / (1 - a), max=10.0)
+    weight = torch.clamp(1 / (1 - a), max=MAX_WEIGHT)
     return (weight * (predicted.float() - z) ** 2).mean()
-
-
-def learning_rate(config: Config, step: int) -> float:
-    """Linear warm-up, cosine decay to zero."""
-    decay = 0.5 * (1 + np.cos(np.pi * step / config.steps))
-    return config.learning_rate * min(1.0, (step + 1) / config.warm_up) * float(decay)
 
 
 def save(config: Config, model: Miniature, ema: Miniature, optimizer, step: int) -> None:
@@ -155,7 +115,7 @@ def save(config: Config, model: Miniature, ema: Miniature, optimizer, step: int)
 def main(config: Config) -> None:
     """Trains, and reports the loss and the speed."""
     torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.optimization.seed)
     tokenizer = build_tokenizer()
     architecture.write_configs(config.output, config.model, config.vocabulary, tokenizer)
     draw = batches(config, tokenizer)
@@ -163,7 +123,7 @@ def main(config: Config) -> None:
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     ema.load_state_dict(model.state_dict())
     optimizer = torch.optim.AdamW(
-        model.parameters(), 1e-4, (0.9, 0.99), weight_decay=0.01, fused=True
+        model.parameters(), 1e-4, BETAS, weight_decay=WEIGHT_DECAY, fused=True
     )
     abar = torch.from_numpy(
         np.array(NoiseSchedule.from_config(architecture.SCHEDULER).alphas_cumprod)
@@ -176,25 +136,26 @@ def main(config: Config) -> None:
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
     began, total = time.time(), 0.0
-    for step in range(first, config.steps):
+    for step in range(first, config.optimization.steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
+            group["lr"] = float(learning_rate(config.optimization, step))
         loss = loss_at(model, step, *draw(step), abar)
         if not torch.isfinite(loss):
             raise SystemExit(f"the loss is not finite at step {step}; the last state is kept")
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
         optimizer.step()
-        decay = min(config.ema, (step + 1) / (step + 10))
+        decay = float(ema_decay(config.optimization, step))
         with torch.no_grad():
-            torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
+            for mean, parameter in zip(ema.parameters(), model.parameters(), strict=True):
+                mean.lerp_(parameter, 1 - decay)
         total += loss.item()
         if (step + 1) % 100 == 0:
-            speed = (step + 1 - first) * config.batch_size / (time.time() - began)
+            speed = (step + 1 - first) * config.optimization.batch_size / (time.time() - began)
             print(f"step {step + 1} loss {total / 100:.4f} {speed:.0f} images/s", flush=True)
             total = 0.0
-        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+        if (step + 1) % config.save_every == 0 or step + 1 == config.optimization.steps:
             save(config, model, ema, optimizer, step + 1)
 
 

@@ -14,7 +14,7 @@ LAYERS = [
     ["camera", "lighting", "intervals", "encoding", "schedule"],
     ["field", "shading", "prompts", "diffusion"],
     ["render", "prior"],
-    ["sds", "losses", "priors", "mesh", "media", "views", "shampoo"],
+    ["sds", "losses", "priors", "mesh", "media", "views", "sampling", "shampoo"],
     ["train", "devices"],
     ["checkpoint", "config"],
     ["__init__"],

@@ -49,7 +49,10 @@ def _scores(prompt: str, config: RunConfig, state: TrainState) -> tuple[float, f
 
 def test_the_grid_field_becomes_a_car() -> None:
     train = dataclasses.replace(
-        TOYBOX.train, steps=160, views=2, sds=dataclasses.replace(TOYBOX.train.sds, guidance_weight=0.0)
+        TOYBOX.train,
+        steps=160,
+        views=2,
+        sds=dataclasses.replace(TOYBOX.train.sds, guidance_weight=0.0),
     )
     config = dataclasses.replace(TOYBOX, train=train)
     overlap, psnr = _scores("a red car", config, _distil("a red car", config))

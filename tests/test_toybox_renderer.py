@@ -120,9 +120,7 @@ def test_shading_modes():
 
 def test_colours_are_linear_so_that_one_view_serves_all():
     camera, backdrop = camera_at(70.0, 25.0), jnp.array([0.3, 0.5, 0.7])
-    layers = render_layers(
-        "duck", MODIFIERS[1], camera, plain_albedo(), size=SIZE, supersample=1
-    )
+    layers = render_layers("duck", MODIFIERS[1], camera, plain_albedo(), size=SIZE, supersample=1)
     for main, accent in (("red", "blue"), ("white", "black")):
         truth = render_truth(Scene("duck", main, MODIFIERS[1], accent), camera, size=SIZE)
         direct = np.where(truth.silhouette[..., None], truth.albedo, backdrop[None, None])

@@ -144,8 +144,11 @@ def test_folds_turns_and_combinations():
     np.testing.assert_array_equal(mirror_xy(p), mirror_xy(as_point(-points * -flip * flip)))
     fifth = Rotation.from_rotvec([0, 0, 2 * np.pi / 5]).apply(points)
     np.testing.assert_allclose(ring(p, 5), ring(as_point(fifth), 5), atol=1e-6)
-    bead = sphere(ring(as_point(Rotation.from_rotvec([0, 0, 4 * np.pi / 5]).apply(
-        [[0.3, 0.0, 0.1]])), 5), (0.3, 0.0, 0.1), 0.05)
+    bead = sphere(
+        ring(as_point(Rotation.from_rotvec([0, 0, 4 * np.pi / 5]).apply([[0.3, 0.0, 0.1]])), 5),
+        (0.3, 0.0, 0.1),
+        0.05,
+    )
     np.testing.assert_allclose(bead, -0.05, atol=2e-6)
 
     a, b = sphere(p, (0.2, 0.0, 0.0), 0.2), sphere(p, (-0.2, 0.0, 0.0), 0.25)
@@ -207,8 +210,7 @@ def test_pedestals_touch_and_hats_rest():
     for name, kind in CATEGORIES.items():
         levels = (kind.bottom - 0.03, kind.bottom + 0.03)
         under, above = (
-            np.asarray(solid(name, None, as_point(disc(radius / scale, 0.0, z)))[0])
-            for z in levels
+            np.asarray(solid(name, None, as_point(disc(radius / scale, 0.0, z)))[0]) for z in levels
         )
         assert under.min() > 0 and above.min() < 0, name
         lowest = below[np.asarray(solid(name, None, as_point(below))[0]) < 0, 2].min()

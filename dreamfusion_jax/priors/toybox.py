@@ -1,6 +1,7 @@
 """The embedded prior: a miniature text-to-image diffusion model of the toybox, shipped with us."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,8 +60,7 @@ class ToyboxPrior:
             if prompt:
                 self.vocabulary.scene(prompt)
         ids = tokenize(self.tokenizer, list(prompts))
-        encode = jax.jit(lambda p, i: self.text_encoder.apply({"params": p}, i)[0])
-        return encode(params["text_encoder"], ids)
+        return _encode(self.text_encoder, params["text_encoder"], ids)
 
     def encode_image(
         self, params: PriorParams, image: Float[Array, "V H W 3"]
@@ -92,6 +92,11 @@ class ToyboxPrior:
         output = self.unet.apply({"params": params["unet"]}, z, index, embedding)
         assert isinstance(output, jax.Array)
         return self.schedule.eps_from_output(output.astype(jnp.float32), z, t)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(encoder: ClipTextModel, params: PriorParams, ids: jax.Array) -> jax.Array:
+    return encoder.apply({"params": params}, ids)[0]  # pyright: ignore[reportIndexIssue]
 
 
 def load(folder: Path = SHIPPED) -> tuple[ToyboxPrior, PriorParams]:

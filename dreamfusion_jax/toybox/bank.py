@@ -120,7 +120,7 @@ def draw_bank(
         layers, view, octant = jax.jit(
             lambda ks, draw=draw: jax.lax.map(draw, ks, batch_size=chunk)
         )(keys)
-        category_index, modifier_index = (jnp.full(config.views, index) for index in (c, m))
+        category_index, modifier_index = (jnp.full(config.views, i, jnp.int32) for i in (c, m))
         rows.append((layers, category_index, modifier_index, view, octant))
         if report is not None:
             jax.block_until_ready(layers)
@@ -184,13 +184,13 @@ def sample_batch(
     return images, jnp.where(dropped, empty[None], tokens)
 
 
-_FINE_WORDS = jnp.array([1 + VIEW_WORDS.index(view) for view in OCTANTS])
+_FINE_WORDS = np.array([1 + VIEW_WORDS.index(view) for view in OCTANTS])
 """Position of each of OCTANTS in the caption table's last axis (0 is "no view")."""
 
 
 def _view_word(key: jax.Array, view: jax.Array, octant: jax.Array) -> jax.Array:
     kind = jax.random.uniform(key, view.shape)
-    word = jnp.where((kind < 0.5) & (octant >= 0), _FINE_WORDS[octant], 1 + view)
+    word = jnp.where((kind < 0.5) & (octant >= 0), jnp.asarray(_FINE_WORDS)[octant], 1 + view)
     return jnp.where(kind > 0.9, 0, word)
 
 

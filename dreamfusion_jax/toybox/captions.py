@@ -53,9 +53,14 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         """Names that do not exist raise KeyError."""
-        [CATEGORIES[name] for name in self.categories]
-        [COLOURS[name] for name in self.colours]
-        [dict.fromkeys(MODIFIERS)[name] for name in self.modifiers]
+        for names, known in (
+            (self.categories, CATEGORIES),
+            (self.colours, COLOURS),
+            (self.modifiers, MODIFIERS),
+        ):
+            for name in names:
+                if name not in known:
+                    raise KeyError(name)
 
     def words(self) -> set[str]:
         """Every word that a caption of this vocabulary may contain."""

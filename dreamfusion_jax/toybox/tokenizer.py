@@ -1,8 +1,11 @@
 """The word tokenizer of the embedded prior, in CLIP's own format."""
 
-from pathlib import Path
+import string
+from collections import Counter
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
 from dreamfusion_jax.toybox.captions import Vocabulary
@@ -11,39 +14,44 @@ MAX_LENGTH = 18
 """The longest caption, with a modifier and a view, has 15 words and two marks."""
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
+_WORD_END = "</w>"
 
 
 def build_tokenizer() -> CLIPTokenizer:
     """A CLIP tokenizer whose byte pairs merge every word of the world into one token.
 
-    Byte-pair encoding is trained on the words themselves until each is whole, so the
-    folder it is saved to is an ordinary CLIP tokenizer folder.
+    The folder it is saved to is an ordinary CLIP tokenizer folder. The ids are the same
+    every time, so that a training that was stopped can go on.
     """
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=_END))
-    bpe.normalizer = normalizers.Lowercase()  # pyright: ignore[reportAttributeAccessIssue]
-    bpe.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
-    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
-    trainer = trainers.BpeTrainer(
-        vocab_size=2000,
-        special_tokens=[_START, _END],
-        initial_alphabet=letters,
-        end_of_word_suffix="</w>",
-        show_progress=False,
-    )
-    words = sorted(Vocabulary().words())
-    bpe.train_from_iterator([[*words, ",", *letters] for _ in range(2)], trainer)
-    model = bpe.model
-    folder = _saved_model(model)
-    vocab, merges = folder
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_LENGTH)
+    merges = learn_merges(Vocabulary().words())
+    symbols = [*string.ascii_lowercase, ","]
+    tokens = [_START, _END, *symbols, *(s + _WORD_END for s in symbols)]
+    tokens += ["".join(pair) for pair in merges]
+    vocab = {token: index for index, token in enumerate(tokens)}
+    pairs: Any = merges  # The annotation of transformers says strings; it takes pairs.
+    return CLIPTokenizer(vocab=vocab, merges=pairs, model_max_length=MAX_LENGTH)
 
 
-def _saved_model(model) -> tuple[dict, list]:
-    import json
-    import tempfile
+def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
+    """Byte-pair encoding (1508.07909, algorithm 1), until every word is a single symbol.
 
-    with tempfile.TemporaryDirectory() as folder:
-        model.save(folder)
-        vocab = json.loads((Path(folder) / "vocab.json").read_text())
-        lines = (Path(folder) / "merges.txt").read_text().splitlines()
-    return vocab, [tuple(line.split()) for line in lines if line and not line.startswith("#")]
+    The pair that most words have is merged first; among equals, the first of the alphabet.
+    """
+    split = [[*word[:-1], word[-1] + _WORD_END] for word in sorted(words)]
+    merges = []
+    while counts := Counter(pair for symbols in split for pair in pairwise(symbols)):
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges.append(best)
+        split = [_merge(symbols, best) for symbols in split]
+    return merges
+
+
+def _merge(symbols: list[str], pair: tuple[str, str]) -> list[str]:
+    """Joins each occurrence of a pair of neighbours, from the left."""
+    merged = []
+    for symbol in symbols:
+        if merged and (merged[-1], symbol) == pair:
+            merged[-1] += symbol
+        else:
+            merged.append(symbol)
+    return merged

@@ -1,0 +1,126 @@
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import SCHEDULE
+
+from dreamfusion_jax import devices
+from dreamfusion_jax.field import MlpField
+from dreamfusion_jax.prior import GaussianPrior
+from dreamfusion_jax.prompts import Text
+from dreamfusion_jax.render import SamplingConfig, SceneModel
+from dreamfusion_jax.train import AdamConfig, Model, TrainConfig, init_state, train_step
+
+SCENE = SceneModel(
+    MlpField(width=16, blocks=1, frequencies=2),
+    SamplingConfig(radius=0.62, proposals=(), intervals=6),
+    background=None,
+)
+# Not Adam's usual tiny epsilon, with which the sign of a rounding error would matter.
+CONFIG = TrainConfig(steps=20, views=4, optimizer=AdamConfig(0.01, warm_up=0, eps=1e-4))
+STEPS = 3
+
+
+def make_model():
+    return Model(SCENE, GaussianPrior(SCHEDULE, 0.5, image_size=8))
+
+
+def make_text():
+    return Text(jnp.linspace(-0.5, 0.5, 4)[:, None, None], jnp.zeros((1, 1)), jnp.zeros((1, 1)))
+
+
+def train(mesh, steps=STEPS):
+    """Parameters after a few steps, losses, and the work of a step on each device."""
+    model, state, text = make_model(), init_state(make_model(), CONFIG), make_text()
+    if mesh is not None:
+        state, text = devices.replicate((state, text), mesh)
+    program = train_step.lower(state, None, text, model=model, config=CONFIG, mesh=mesh).compile()
+    residuals = []
+    for _ in range(steps):
+        state, metrics = train_step(state, None, text, model=model, config=CONFIG, mesh=mesh)
+        residuals.append(float(metrics["residual"]))
+    assert train_step._cache_size() == 1
+    train_step.clear_cache()
+    leaves = jax.tree.leaves(state.params)
+    assert mesh is None or all(leaf.sharding.is_fully_replicated for leaf in leaves)
+    return [np.asarray(leaf) for leaf in leaves], residuals, program.cost_analysis()["flops"]
+
+
+def compare_four_devices_with_one():
+    assert jax.device_count() == 4
+    single, residuals, work = train(None)
+    mesh = devices.make_mesh()
+    assert mesh.shape == {"view": 4}
+    spread, residuals_spread, work_spread = train(mesh)
+    np.testing.assert_allclose(residuals_spread, residuals, rtol=1e-5)
+    for a, b in zip(spread, single, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    fresh = jax.tree.leaves(init_state(make_model(), CONFIG).params)
+    moved = max(np.abs(a - b).max() for a, b in zip(single, fresh, strict=True))
+    assert moved > 0.01
+    assert work_spread < 0.35 * work
+
+
+def train_on_two_hosts(output):
+    assert jax.device_count() == 4 and jax.local_device_count() == 2
+    params, residuals, _ = train(devices.make_mesh())
+    np.savez(output, *params, residuals=residuals)
+
+
+def start(program, device_count):
+    """Starts a Python program on so many devices."""
+    flags = f"--xla_force_host_platform_device_count={device_count}"
+    tests = pathlib.Path(__file__).parent
+    path = os.pathsep.join([str(tests), str(tests.parent)])
+    return subprocess.Popen(
+        [sys.executable, "-c", program],
+        env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_four_devices_make_the_same_scene_as_one_with_a_quarter_of_the_work_each():
+    call = "import test_devices; test_devices.compare_four_devices_with_one()"
+    program = start(call, device_count=4)
+    output, _ = program.communicate(timeout=600)
+    assert program.returncode == 0, output
+
+
+@pytest.mark.slow
+def test_two_hosts_make_the_same_scene(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    outputs = [str(tmp_path / f"{host}.npz") for host in range(2)]
+    # Hosts can only be joined if nothing that was imported before has used JAX already.
+    program = """
+from dreamfusion_jax import config, devices, priors
+devices.initialize_hosts("127.0.0.1:{}", num_hosts=2, host={})
+import test_devices
+test_devices.train_on_two_hosts({!r})
+"""
+    hosts = [start(program.format(port, h, output), 2) for h, output in enumerate(outputs)]
+    for host in hosts:
+        said, _ = host.communicate(timeout=600)
+        assert host.returncode == 0, said
+    params, residuals, _ = train(None)
+    for file in outputs:
+        with np.load(file) as saved:
+            np.testing.assert_allclose(saved["residuals"], residuals, rtol=1e-5)
+            for i, leaf in enumerate(params):
+                np.testing.assert_allclose(saved[f"arr_{i}"], leaf, rtol=1e-4, atol=1e-6)
+
+
+def test_a_mesh_of_chosen_devices():
+    mesh = devices.make_mesh(jax.devices()[:1])
+    assert mesh.axis_names == ("view",) and mesh.size == 1
+    tree = devices.replicate({"a": jnp.ones(3)}, mesh)
+    assert tree["a"].sharding.mesh == mesh
