@@ -83,7 +83,9 @@ TOYBOX = RunConfig(
             weighting="image",
             clip_denoised=True,
         ),
-        losses=LossConfig(orientation=Ramp(1e-2, 1e-1, 500), opacity=0.05, entropy=0.5),
+        losses=LossConfig(
+            orientation=Ramp(1e-2, 1e-1, 500), opacity=0.01, entropy=Ramp(0.02, 0.3, 450)
+        ),
     ),
 )
 """The default: the best result that a CPU reaches in a few minutes."""

@@ -9,7 +9,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 _T = TypeVar("_T")
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(
+    devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
+) -> Mesh:
     """A line of devices for `train.train_step(..., mesh=...)`, whose axis is called "view".
 
     The views of a step are spread over it; parameters are on every device and

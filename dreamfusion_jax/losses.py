@@ -21,14 +21,14 @@ class LossConfig:
         opacity: Of `opacity_loss`; the paper's range is 1e-3 to 5e-3.
         interlevel: Of the proposals' loss.
         distortion: Of the distortion loss (mip-NeRF 360), off in the paper.
-        entropy: Departure: of `entropy_loss`, off in the paper.
+        entropy: Departure: of `entropy_loss`, a schedule of the step, off in the paper.
     """
 
     orientation: Ramp = Ramp(1e-4, 1e-2, 5000)
     opacity: float = 1e-3
     interlevel: float = 1.0
     distortion: float = 0.0
-    entropy: float = 0.0
+    entropy: Ramp = Ramp(0.0, 0.0, 0)
 
 
 @pytree
@@ -94,5 +94,5 @@ def weigh(values: Regularizers, config: LossConfig, step: Float[Array, ""]) -> F
         + config.opacity * values.opacity
         + config.interlevel * values.interlevel
         + config.distortion * values.distortion
-        + config.entropy * values.entropy
+        + config.entropy(step) * values.entropy
     )

@@ -122,10 +122,11 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 def init_state(model: Model, config: TrainConfig) -> TrainState:
     """A fresh scene and optimizer state, from the seed."""
-    params = model.scene.init(jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1))
+    seed = jnp.asarray(config.seed % 2**32, jnp.uint32)
+    params = model.scene.init(jax.random.fold_in(jax.random.key(seed), 2**31 - 1))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        seed=jnp.asarray(config.seed, jnp.uint32),
+        seed=seed,
         params=params,
         optimizer=make_optimizer(config).init(params),
     )

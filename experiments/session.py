@@ -22,7 +22,7 @@ from dreamfusion_jax.views import Looks, look_around
 
 _LOG_EVERY = 10
 _PREVIEW_VIEWS = 8
-_FPS = 24
+_FPS = 24.0
 
 
 class Session:

@@ -33,7 +33,6 @@ PAPER_NUMBERS = {
     "train.lighting.diffuse": 0.9,
     "train.lighting.distance": (0.8, 1.5),
     "train.losses.distortion": 0.0,
-    "train.losses.entropy": 0.0,
     "train.optimizer.beta1": 0.9,
     "train.optimizer.beta2": 0.9,
     "train.optimizer.exponent": 2,
@@ -66,6 +65,7 @@ def test_the_paper_preset_has_the_papers_schedules():
         assert float(train.variance(step)) == pytest.approx(5e-2 + share * (2e-3 - 5e-2))
         assert float(train.losses.orientation(step)) == pytest.approx(1e-4 + share * (1e-2 - 1e-4))
         assert float(train.sds.time_high(step)) == pytest.approx(0.98)
+        assert float(train.losses.entropy(step)) == 0.0
     assert 1e-3 <= train.losses.opacity <= 5e-3
     assert PAPER.scene.background is not None
 

@@ -133,7 +133,7 @@ def test_regularizers_are_means_over_rays(rendered):
 
 def test_weigh_adds_the_weighted_losses_on_their_schedule():
     values = Regularizers(*(jnp.array(10.0**n) for n in range(5)))
-    config = LossConfig(Ramp(1.0, 3.0, 100), 2.0, 5.0, 7.0, 9.0)
-    for step, orientation in {0: 1, 50: 2, 100: 3, 500: 3}.items():
+    config = LossConfig(Ramp(1.0, 3.0, 100), 2.0, 5.0, 7.0, Ramp(9.0, 5.0, 50))
+    for step, (orientation, entropy) in {0: (1, 9), 50: (2, 5), 100: (3, 5), 500: (3, 5)}.items():
         total = weigh(values, config, jnp.array(step, jnp.float32))
-        assert total == orientation + 20 + 500 + 7000 + 90_000
+        assert total == orientation + 20 + 500 + 7000 + 10_000 * entropy

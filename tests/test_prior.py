@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import LEVELS, SCHEDULE, GaussianPrior, light, one_camera
+from tiny import LEVELS, SCHEDULE, light, one_camera
 
-from dreamfusion_jax.prior import Prior, View, encode_prompts, text_condition
+from dreamfusion_jax.prior import GaussianPrior, Prior, View, encode_prompts, text_condition
 from dreamfusion_jax.prompts import PromptConfig, Text
 
 

@@ -157,7 +157,7 @@ def test_a_background_is_asked_for():
     model = scene(Fog(), intervals=2)
     rays, _ = rays_across(num=1)
     with pytest.raises(ValueError, match="backdrop"):
-        render_rays(model, fresh(model), rays, light(), variance=ZERO)
+        jax.eval_shape(lambda p: render_rays(model, p, rays, light(), variance=ZERO), fresh(model))
 
 
 @pytest.mark.parametrize("normals", ["sample", "ray"])

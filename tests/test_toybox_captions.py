@@ -16,7 +16,7 @@ from dreamfusion_jax.toybox.captions import (
     caption_table,
 )
 from dreamfusion_jax.toybox.renderer import Layers
-from dreamfusion_jax.toybox.tokenizer import MAX_LENGTH, build_tokenizer
+from dreamfusion_jax.toybox.tokenizer import MAX_LENGTH, build_tokenizer, learn_merges
 from dreamfusion_jax.toybox.world import CATEGORIES, COLOURS, HELD_OUT, MODIFIERS, Scene
 
 
@@ -94,6 +94,13 @@ def test_every_word_is_one_token(tokenizer):
     padded = np.asarray(tokenize(tokenizer, [longest, ""]))
     assert padded.shape == (2, MAX_LENGTH)
     assert padded[0, 0] == 0 and padded[1, 0] == 0 and np.all(padded[1, 1:] == 1)
+
+
+def test_token_ids_are_the_same_every_time(tokenizer):
+    """A training that goes on builds its tokenizer anew."""
+    assert build_tokenizer().get_vocab() == tokenizer.get_vocab()
+    # Merges by hand: "b" and "a" are neighbours three times, then "ba" and "r</w>" twice.
+    assert learn_merges(["bar", "bat", "ba", "bar"])[:2] == [("b", "a"), ("ba", "r</w>")]
 
 
 def test_pictures_and_captions_agree_and_held_out_pairs_are_never_drawn(tokenizer, monkeypatch):

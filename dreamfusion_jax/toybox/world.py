@@ -116,13 +116,13 @@ class Scene:
 
     def __post_init__(self) -> None:
         """Refuses what the world does not have."""
-        CATEGORIES[self.category], COLOURS[self.colour]
+        _ = CATEGORIES[self.category], COLOURS[self.colour]
         if self.modifier is not None and self.modifier not in MODIFIERS:
             raise ValueError(f"no modifier {self.modifier!r}; there are {MODIFIERS}")
         if (self.modifier is None) != (self.modifier_colour is None):
             raise ValueError("a modifier and its colour go together")
         if self.modifier_colour is not None:
-            COLOURS[self.modifier_colour]
+            _ = COLOURS[self.modifier_colour]
 
     @property
     def palette(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
