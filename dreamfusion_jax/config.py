@@ -95,8 +95,8 @@ TOYBOX_MLP = dataclasses.replace(
     scene=dataclasses.replace(TOYBOX.scene, field=MlpField()),
     train=dataclasses.replace(
         TOYBOX.train,
-        variance=Ramp(1e-2, 1e-4, 700),
-        optimizer=AdamConfig(learning_rate=1e-3, warm_up=100),
+        variance=Ramp(1e-2, 1e-4, 300),
+        optimizer=AdamConfig(learning_rate=1e-3, warm_up=50),
     ),
 )
 """`TOYBOX` with the paper's field, which wants smaller steps and a blur that shrinks."""

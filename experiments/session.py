@@ -74,7 +74,7 @@ class Session:
                         model=self.model,
                         config=self.config.train,
                     )
-                    if step % _LOG_EVERY == 0 or step in (first + 1, total):
+                    if step % _LOG_EVERY == 0 or step in (1, total):
                         note = metrics.write(step, values)
                         progress.update(task, completed=step, description="distilling", note=note)
                     self._keep(state, step, values, metrics, checkpoints)
@@ -157,7 +157,10 @@ class _Metrics:
         self.rows: list[dict[str, float]] = []
         if self.path.exists():
             with self.path.open(newline="") as file:
-                rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+                rows = [
+                    {"step": int(row.pop("step"))} | {k: float(v) for k, v in row.items()}
+                    for row in csv.DictReader(file)
+                ]
             self.rows = [row for row in rows if row["step"] <= first]
         self.last = first
 
