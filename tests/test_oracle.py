@@ -72,6 +72,6 @@ def test_the_grid_field_becomes_a_car() -> None:
 
 @pytest.mark.slow
 def test_the_papers_mlp_becomes_a_snowman() -> None:
-    config = _oracle(TOYBOX_MLP, steps=600, views=1)
+    config = _oracle(TOYBOX_MLP, steps=2000, views=1)
     overlap, _ = _scores("a red snowman", config, _distil("a red snowman", config, size=32))
     assert overlap >= 0.80
