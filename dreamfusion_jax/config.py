@@ -1,8 +1,12 @@
 """Presets: the settings of a whole run, as values."""
 
 import dataclasses
+from typing import Literal
 
-from dreamfusion_jax.field import GridField, MlpField
+from dreamfusion_jax.camera import CameraConfig
+from dreamfusion_jax.encoding import GridConfig
+from dreamfusion_jax.field import EnvironmentMap, GridField, MlpField
+from dreamfusion_jax.lighting import LightingConfig
 from dreamfusion_jax.losses import LossConfig
 from dreamfusion_jax.maths import Ramp
 from dreamfusion_jax.prompts import PromptConfig
@@ -90,20 +94,72 @@ TOYBOX = RunConfig(
 )
 """The default: the best result that a CPU reaches in a few minutes."""
 
-TOYBOX_MLP = dataclasses.replace(
-    TOYBOX,
-    scene=dataclasses.replace(TOYBOX.scene, field=MlpField()),
-    train=dataclasses.replace(
-        TOYBOX.train,
-        variance=Ramp(1e-2, 1e-4, 300),
-        optimizer=AdamConfig(learning_rate=1e-3, warm_up=50),
+
+FAST_SD = RunConfig(
+    scene=SceneModel(
+        field=GridField(
+            grid=GridConfig(resolutions=(16, 32, 64, 128), features=4, log2_table_size=19),
+            radius=1.0,
+        ),
+        sampling=SamplingConfig(radius=1.0, proposals=(), intervals=96, normals="ray"),
+    ),
+    train=TrainConfig(
+        steps=10_000,
+        views=1,
+        optimizer=AdamConfig(learning_rate=0.02, warm_up=100),
+        cameras=CameraConfig(elevation=(-10.0, 60.0), distance=(1.2, 1.5), gaussians="std"),
+        lighting=LightingConfig(albedo_steps=2000, ambient=0.3, diffuse=0.7),
+        losses=LossConfig(opacity=1e-3, entropy=Ramp(1e-3, 1e-2, 5000)),
+    ),
+    output=OutputConfig(preview_every=500, checkpoint_every=500, distance=1.4, focal=0.9, size=256),
+)
+"""Stable Diffusion on a GPU in under an hour: a hash grid, one view a step, Adam.
+
+Chosen from what users of other implementations report; not tuned with real weights yet.
+"""
+
+LATENT_SD = dataclasses.replace(
+    FAST_SD,
+    scene=dataclasses.replace(
+        FAST_SD.scene,
+        field=dataclasses.replace(FAST_SD.scene.field, latent=True),
+        background=EnvironmentMap(latent=True),
     ),
 )
-"""`TOYBOX` with the paper's field, which wants smaller steps and a blur that shrinks."""
+"""`FAST_SD` with a scene of latents (Latent-NeRF, 2211.07600): no VAE in the loop."""
 
-PAPER_GRID = dataclasses.replace(
-    PAPER,
-    scene=dataclasses.replace(PAPER.scene, field=GridField(radius=1.4)),
-    train=dataclasses.replace(PAPER.train, optimizer=AdamConfig(learning_rate=0.05)),
+FAST_IF = dataclasses.replace(
+    FAST_SD,
+    train=dataclasses.replace(
+        FAST_SD.train,
+        sds=SdsConfig(guidance_weight=20.0, clip_denoised=True),
+    ),
 )
-"""`PAPER` with the fast field, for which Shampoo's blocks are too large: Adam."""
+"""`FAST_SD` for DeepFloyd IF, a pixel prior that needs less guidance and may be clipped."""
+
+
+FieldName = Literal["grid", "mlp"]
+
+
+def with_field(config: RunConfig, name: FieldName) -> RunConfig:
+    """A preset with the other field, and the optimizer and blur that this wants.
+
+    Args:
+        config: The preset.
+        name: "mlp" is the paper's; "grid" the fast one, for which Shampoo's blocks are too
+            large. A preset that has this field already stays as it is.
+    """
+    if isinstance(config.scene.field, MlpField) == (name == "mlp"):
+        return config
+    if name == "grid":
+        field = GridField(radius=config.scene.sampling.radius)
+        train = dataclasses.replace(config.train, optimizer=AdamConfig(learning_rate=0.05))
+    else:
+        field = MlpField()
+        train = dataclasses.replace(
+            config.train,
+            variance=Ramp(1e-2, 1e-4, config.train.steps // 2),
+            optimizer=AdamConfig(learning_rate=1e-3, warm_up=50),
+        )
+    scene = dataclasses.replace(config.scene, field=field)
+    return dataclasses.replace(config, scene=scene, train=train)

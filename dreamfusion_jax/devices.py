@@ -1,12 +1,22 @@
-"""Several devices: the views of a step side by side, as on the paper's four TPU cores."""
+"""What runs where.
+
+The type that large networks compute in, and several devices: the views of a step side by
+side, as on the paper's four TPU cores.
+"""
 
 from collections.abc import Sequence
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 _T = TypeVar("_T")
+
+
+def compute_dtype() -> jnp.dtype:
+    """What pretrained networks compute in: bfloat16 on accelerators, float32 on CPUs."""
+    return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
 
 
 def make_mesh(

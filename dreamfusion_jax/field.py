@@ -1,11 +1,14 @@
 """The scene as a function: density and albedo at a blurred point, and what surrounds it.
 
+A latent field has 4 unbounded numbers in the place of the albedo: renderings are then latents
+of an autoencoder, which is not in the training loop (Latent-NeRF, 2211.07600).
+
 A field is a frozen, hashable description; its parameters are a pytree that `init` makes
 and `__call__` takes. The renderer knows fields only by the protocol `Field`.
 """
 
 import dataclasses
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -23,10 +26,18 @@ from dreamfusion_jax.maths import safe_exp
 
 Params = Any
 
+LATENT_CHANNELS = 4
+"""C of Stable Diffusion's autoencoder."""
+
 
 @runtime_checkable
 class Field(Protocol):
     """Density and albedo of a scene."""
+
+    @property
+    def latent(self) -> bool:
+        """Whether latents, which are unbounded and take no light, stand for the albedo."""
+        ...
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Fresh parameters."""
@@ -34,7 +45,7 @@ class Field(Protocol):
 
     def __call__(
         self, params: Params, mean: Float[Array, "*batch 3"], variance: Float[Array, "*batch"]
-    ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch 3"]]:
+    ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch C"]]:
         """Density (per world unit) and albedo in [0, 1] of Gaussians N(mean, variance I)."""
         ...
 
@@ -94,6 +105,7 @@ class MlpField:
     frequencies: int = 8
     blob: Blob = Blob()
     bfloat16: bool = False
+    latent: ClassVar[bool] = False
 
     def _module(self) -> _ResidualMlp:
         dtype = jnp.dtype(jnp.bfloat16 if self.bfloat16 else jnp.float32)
@@ -127,11 +139,13 @@ class GridField:
     ignored: coarse levels, which learn first, play its part.
 
     Attributes:
-        grid: Levels; dense where small, hashed where large. 4 features: density and albedo.
+        grid: Levels; dense where small, hashed where large. 4 features: density and albedo;
+            a latent field makes them 5.
         radius: Half the side of the cube that the grid fills; clamped outside.
         bias: Of the density's exponent.
         blob: Added to the exponent.
         smoothness: Weight of the total variation of dense levels.
+        latent: See `Field`.
     """
 
     grid: GridConfig = GridConfig(resolutions=(16, 32), features=4, log2_table_size=18)
@@ -139,19 +153,26 @@ class GridField:
     bias: float = -4.0
     blob: Blob = Blob(strength=6.0, width=0.2)
     smoothness: float = 5e-3
+    latent: bool = False
+
+    def _grid(self) -> GridConfig:
+        if self.latent:
+            return dataclasses.replace(self.grid, features=1 + LATENT_CHANNELS)
+        return self.grid
 
     def init(self, key: Key[Array, ""]) -> Params:
-        """Nearly zero tables: grey, with the blob's density."""
-        return list(init_grid(key, self.grid, 1e-4))
+        """Nearly zero tables: grey, or latents near zero, with the blob's density."""
+        return list(init_grid(key, self._grid(), 1e-4))
 
     def __call__(
         self, params: Params, mean: Float[Array, "*batch 3"], variance: Float[Array, "*batch"]
-    ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch 3"]]:
+    ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch C"]]:
         """See `Field`."""
         del variance
-        levels = encode_grid(tuple(params), 0.5 + 0.5 * mean / self.radius, self.grid)
+        levels = encode_grid(tuple(params), 0.5 + 0.5 * mean / self.radius, self._grid())
         raw = jnp.sum(levels, axis=-2)
-        return safe_exp(raw[..., 0] + self.bias + self.blob(mean)), nn.sigmoid(raw[..., 1:4])
+        density = safe_exp(raw[..., 0] + self.bias + self.blob(mean))
+        return density, raw[..., 1:] if self.latent else nn.sigmoid(raw[..., 1:4])
 
     def regularizer(self, params: Params) -> Float[Array, ""]:
         """Total variation of the dense levels, per voxel, times `smoothness`."""
@@ -192,14 +213,25 @@ class ProposalMlp:
 
 @dataclasses.dataclass(frozen=True)
 class EnvironmentMap:
-    """The paper's background: an MLP from the encoded ray direction to RGB (appendix A.2)."""
+    """The paper's background: an MLP from the encoded ray direction to RGB (appendix A.2).
+
+    Attributes:
+        width: Hidden units.
+        blocks: Residual blocks.
+        frequencies: L of the encoding.
+        latent: Departure: whether it gives unbounded latents, for a latent field. Latent scenes
+            always learn their background: a plain backdrop would have to be the latent of a
+            plain wall, and only the autoencoder knows that.
+    """
 
     width: int = 64
     blocks: int = 1
     frequencies: int = 4
+    latent: bool = False
 
     def _module(self) -> _ResidualMlp:
-        return _ResidualMlp(self.width, self.blocks, 3, jnp.dtype(jnp.float32))
+        outputs = LATENT_CHANNELS if self.latent else 3
+        return _ResidualMlp(self.width, self.blocks, outputs, jnp.dtype(jnp.float32))
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Fresh parameters."""
@@ -207,9 +239,9 @@ class EnvironmentMap:
 
     def __call__(
         self, params: Params, direction: Float[Array, "*batch 3"]
-    ) -> Float[Array, "*batch 3"]:
-        """Colour in [0, 1] behind everything, seen along unit directions."""
+    ) -> Float[Array, "*batch C"]:
+        """Colour in [0, 1], or latent, behind everything, seen along unit directions."""
         encoded = positional_encoding(direction, self.frequencies)
         raw = self._module().apply({"params": params}, encoded)
         assert isinstance(raw, jax.Array)
-        return nn.sigmoid(raw)
+        return raw if self.latent else nn.sigmoid(raw)

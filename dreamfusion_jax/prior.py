@@ -5,7 +5,7 @@ Every prior, embedded or pretrained, is used through the protocol `Prior`.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -49,7 +49,13 @@ class Condition:
 
 @runtime_checkable
 class Prior(Protocol):
-    """A text-conditioned diffusion model of images."""
+    """A text-conditioned diffusion model of images.
+
+    Attributes:
+        bounded: Whether z_0 lies in [-1, 1]: scaled pixels do, an autoencoder's latents do not.
+    """
+
+    bounded: ClassVar[bool]
 
     @property
     def schedule(self) -> NoiseSchedule:
@@ -66,9 +72,9 @@ class Prior(Protocol):
         ...
 
     def encode_image(
-        self, params: PriorParams, image: Float[Array, "V H W 3"]
+        self, params: PriorParams, image: Float[Array, "V H W K"]
     ) -> Float[Array, "V h w C"]:
-        """z_0 of images in [0, 1]; differentiable."""
+        """z_0 of images in [0, 1], or of a latent scene's renderings; differentiable."""
         ...
 
     def decode_image(
@@ -143,6 +149,7 @@ class GaussianPrior:
     schedule: NoiseSchedule
     std: float = 0.0
     image_size: int = 64
+    bounded: ClassVar[bool] = True
 
     def encode_text(self, params: PriorParams, prompts: Sequence[str]) -> Float[Array, "P 1 1"]:
         """A mean of zero for every prompt."""

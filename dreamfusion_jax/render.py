@@ -56,12 +56,24 @@ class SceneModel(Generic[_F]):
         sampling: Where along a ray they are asked.
         proposal: The network of each proposal round.
         background: What surrounds the scene; None expects a backdrop colour with each view.
+
+    Raises:
+        ValueError: Only one of the field and the background is latent.
     """
 
     field: _F
     sampling: SamplingConfig = SamplingConfig()
     proposal: ProposalMlp = ProposalMlp()
     background: EnvironmentMap | None = EnvironmentMap()
+
+    def __post_init__(self) -> None:
+        if self.latent != (self.background is not None and self.background.latent):
+            raise ValueError("a latent field and a latent background need each other")
+
+    @property
+    def latent(self) -> bool:
+        """Whether renderings are latents, not colours."""
+        return self.field.latent
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Fresh parameters: {"field", "proposals", "background"}."""
@@ -79,7 +91,7 @@ class Rendering:
     """What was seen along rays [*batch].
 
     Attributes:
-        color: Lit colour over the background.
+        color: Lit colour over the background. Latents take no light: C = 4 numbers as they are.
         albedo: Accumulated albedo, premultiplied by opacity, no background.
         light: Accumulated light on a white surface, premultiplied by opacity.
         normal: Accumulated normal, premultiplied by opacity.
@@ -91,8 +103,8 @@ class Rendering:
         proposals: (edges, weights) of each proposal round.
     """
 
-    color: Float[Array, "*batch 3"]
-    albedo: Float[Array, "*batch 3"]
+    color: Float[Array, "*batch C"]
+    albedo: Float[Array, "*batch C"]
     light: Float[Array, "*batch"]
     normal: Float[Array, "*batch 3"]
     opacity: Float[Array, "*batch"]
@@ -229,8 +241,8 @@ def render_rays(
         normals, places = _ray_normals(model, params, rays, distance, weights, variance)
     opacity = jnp.sum(weights, axis=-1)
     background = _background(model, params, rays, backdrop)
-    light = shade(jnp.ones_like(albedo), normals, places, lighting)[..., 0]
-    colors = shade(albedo, normals, places, lighting)
+    light = shade(jnp.ones_like(points), normals, places, lighting)[..., 0]
+    colors = albedo if model.latent else shade(albedo, normals, places, lighting)
     depth = jnp.sum(weights * distance, axis=-1) / jnp.maximum(opacity, 1e-6)
     normals = jnp.broadcast_to(normals, points.shape)
 
@@ -306,7 +318,8 @@ def render_image(
         chunk: Rays at once; bounds the memory.
 
     Returns:
-        "color", "albedo", "normal" [H, W, 3] and "light", "opacity", "depth" [H, W, 1].
+        "color", "albedo" [H, W, C], "normal" [H, W, 3] and "light", "opacity", "depth"
+        [H, W, 1].
     """
     rays = cast_rays(camera, height, width)
     flat = jax.tree.map(lambda x: x.reshape(-1, 3), rays)

@@ -33,7 +33,7 @@ def sample(
         condition: What each of V pictures shows.
         steps: Evaluations of the model.
         guidance_weight: omega of classifier-free guidance.
-        clip_denoised: Clips x_hat to [-1, 1] at every step. For pixel priors only.
+        clip_denoised: Clips x_hat to [-1, 1] at every step, if the prior's z_0 is bounded.
 
     Returns:
         Pictures in [0, 1].
@@ -49,7 +49,7 @@ def sample(
     def denoise(z: Array, t: Array) -> tuple[Array, Array]:
         eps = guide(prior, params, z, t, condition, guidance_weight).astype(jnp.float32)
         x = schedule.x_from_eps(eps, z, t)
-        if clip_denoised:
+        if clip_denoised and prior.bounded:
             x = jnp.clip(x, -1.0, 1.0)
             eps = schedule.eps_from_x(x, z, t)
         return x, eps
@@ -69,16 +69,17 @@ def sample_texts(
     params: PriorParams,
     texts: Sequence[str],
     *,
+    negative: str = "",
     steps: int = 50,
     guidance_weight: float = 3.0,
     clip_denoised: bool = True,
 ) -> Float[Array, "P H W 3"]:
-    """One picture of each text; see `sample`.
+    """One picture of each text, away from the negative one; see `sample`.
 
     Raises:
         ValueError: The prior cannot read a text.
     """
-    encoded = prior.encode_text(params, [*texts, ""])
+    encoded = prior.encode_text(params, [*texts, negative])
     conditional, empty = encoded[:-1], encoded[-1]
     return sample(
         key,

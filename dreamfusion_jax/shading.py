@@ -12,10 +12,10 @@ from dreamfusion_jax.maths import safe_normalize
 
 def density_normals(
     field: Callable[
-        [Float[Array, "*batch 3"]], tuple[Float[Array, "*batch"], Float[Array, "*batch 3"]]
+        [Float[Array, "*batch 3"]], tuple[Float[Array, "*batch"], Float[Array, "*batch C"]]
     ],
     points: Float[Array, "*batch 3"],
-) -> tuple[Float[Array, "*batch"], Float[Array, "*batch 3"], Float[Array, "*batch 3"]]:
+) -> tuple[Float[Array, "*batch"], Float[Array, "*batch C"], Float[Array, "*batch 3"]]:
     """Density, albedo and normal n = -grad tau / |grad tau| (DreamFusion, section 3.1).
 
     One forward and one backward pass of the field. The normal is zero where tau is flat.

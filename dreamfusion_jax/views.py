@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, ScalarLike
 
 from dreamfusion_jax.camera import Camera
 from dreamfusion_jax.field import Params
+from dreamfusion_jax.latents import Decoder, decode_view
 from dreamfusion_jax.lighting import headlight
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.render import SceneModel, render_image
@@ -19,7 +20,7 @@ class Looks:
     """The same views, drawn four ways over a plain backdrop.
 
     Attributes:
-        color: Albedo, without shading.
+        color: Albedo, without shading; of a latent scene the decoded picture, cut out.
         shaded: Lit by a light beside the camera.
         textureless: The same light on a white surface.
         normals: (n + 1) / 2, world frame.
@@ -33,7 +34,6 @@ class Looks:
     opacity: Float[Array, "*views H W 1"]
 
 
-@functools.partial(jax.jit, static_argnames=("scene", "size"))
 def look(
     scene: SceneModel,
     params: Params,
@@ -42,6 +42,7 @@ def look(
     size: int,
     variance: Float[Array, ""],
     backdrop: ScalarLike,
+    decoder: Decoder | None = None,
 ) -> Looks:
     """Draws one view.
 
@@ -52,7 +53,32 @@ def look(
         size: Height and width, pixels.
         variance: lambda_Sigma of the finished scene.
         backdrop: Grey behind the object, in the place of the scene's own background.
+        decoder: Makes pictures of latent scenes.
+
+    Raises:
+        ValueError: A latent scene without a decoder.
     """
+    picture = None
+    if scene.latent:
+        if decoder is None:
+            raise ValueError("a latent scene is looked at through a decoder")
+        picture = decode_view(decoder, scene, params, camera, variance=variance).picture
+        picture = jax.image.resize(picture, (size, size, 3), "linear")
+    return _look(scene, params, camera, picture, size=size, variance=variance, backdrop=backdrop)
+
+
+@functools.partial(jax.jit, static_argnames=("scene", "size"))
+def _look(
+    scene: SceneModel,
+    params: Params,
+    camera: Camera,
+    picture: Float[Array, "H W 3"] | None,
+    *,
+    size: int,
+    variance: Float[Array, ""],
+    backdrop: ScalarLike,
+) -> Looks:
+    """`look`, with the picture in the place of a latent scene's colours."""
     grey = jnp.full(3, backdrop)
     # A normal at every sample, whatever training used: thin haze then blurs them little.
     sampling = dataclasses.replace(scene.sampling, normals="sample")
@@ -64,13 +90,17 @@ def look(
         height=size,
         width=size,
         variance=variance,
-        backdrop=grey,
+        backdrop=None if scene.latent else grey,
     )
     opacity = seen["opacity"]
     behind = (1.0 - opacity) * grey[None, None]
+    if picture is None:
+        color, shaded = seen["albedo"] + behind, seen["color"]
+    else:
+        color, shaded = opacity * picture + behind, seen["light"] * picture + behind
     return Looks(
-        color=seen["albedo"] + behind,
-        shaded=seen["color"],
+        color=color,
+        shaded=shaded,
         textureless=seen["light"] + behind,
         normals=0.5 * seen["normal"] + 0.5 * opacity + behind,
         opacity=opacity,
@@ -85,6 +115,7 @@ def look_around(
     size: int,
     variance: Float[Array, ""],
     backdrop: ScalarLike,
+    decoder: Decoder | None = None,
 ) -> Looks:
     """`look` for each of [V] cameras; one at a time, which bounds the memory."""
     views = [
@@ -95,6 +126,7 @@ def look_around(
             size=size,
             variance=variance,
             backdrop=backdrop,
+            decoder=decoder,
         )
         for i in range(cameras.focal.shape[0])
     ]

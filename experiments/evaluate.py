@@ -1,37 +1,48 @@
-"""Measures finished runs of toybox prompts against the truth.
+"""Makes objects of toybox prompts and measures them against the truth.
 
+    python -m experiments.evaluate
     python -m experiments.evaluate --runs outputs/a-red-car-seed0 outputs/a-red-car-seed1
 
-Writes table.md and a contact sheet for each run to --output. The same measures are printed
-for the true object, for the empty scene and for the best-fitting sphere, which says what
-they are worth.
+The first command makes twelve prompts with two seeds, some of them pairs that the prior
+never saw, and goes on where it was stopped; the second measures runs that are there. Writes
+table.md and a contact sheet for each run to --output. The same measures are printed for
+the true object, for the empty scene and for the best-fitting sphere, which says what they
+are worth.
 """
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from dreamfusion_jax.checkpoint import Checkpointer, CheckpointError
-from dreamfusion_jax.config import RunConfig
-from dreamfusion_jax.media import contact_sheet, save_png
-from dreamfusion_jax.priors import load_prior
+from dreamfusion_jax.checkpoint import CheckpointError
+from dreamfusion_jax.media import save_png
 from dreamfusion_jax.toybox import metrics
-from dreamfusion_jax.toybox.captions import UnknownWordsError, Vocabulary
-from dreamfusion_jax.toybox.judge import SHIPPED, Judge, Params, load_judge
-from dreamfusion_jax.toybox.metrics import AZIMUTHS, Measures, Portrait
+from dreamfusion_jax.toybox.captions import UnknownWordsError
+from dreamfusion_jax.toybox.judge import SHIPPED, load_judge
+from dreamfusion_jax.toybox.metrics import AZIMUTHS
 from dreamfusion_jax.toybox.world import CATEGORIES, HELD_OUT, Scene
-from dreamfusion_jax.train import Model, TrainState, init_state
-from dreamfusion_jax.views import Looks, look_around
-from experiments import run
-from experiments.run import fail
+from experiments.measuring import (
+    Jury,
+    Row,
+    draw_sheet,
+    load_run,
+    look_at_run,
+    make_jury,
+    make_objects,
+    measure,
+    no_jury,
+    portrait_of,
+)
+from experiments.run import PresetName, fail, slug
 
-_RING_VIEWS = (0, 1, 1, 2, 2, 1, 1, 0)
-"""What the judge should say of the lower ring: 22.5 degrees is a front, 67.5 a side."""
+PROMPTS = (
+    *("a red car", "a blue car", "a yellow duck", "a blue rocket"),
+    *("a green snowman", "a purple penguin", "a red mushroom", "a purple cactus"),
+    *("a blue house", "a brown chair", "an orange lamp", "a red rocket"),
+)
+"""What is made where no runs are given: ten kinds of object, four prompts held out."""
 
 _CLEAR_LEAD = 0.10
 _ENOUGH_AZIMUTHS = 6
@@ -42,111 +53,20 @@ class Arguments:
     """What to measure and where to put it.
 
     Attributes:
-        runs: Folders of finished runs.
+        runs: Folders of finished runs; if none are given, the usual prompts are made.
+        seeds: Of the usual prompts.
+        preset: Of the usual prompts.
         output: Folder of the table and the contact sheets.
         judge: Folder of the judge; "None" leaves its columns empty.
         size: Height and width of the measured views, pixels.
     """
 
     runs: tuple[Path, ...] = ()
+    seeds: tuple[int, ...] = (0, 1)
+    preset: PresetName = "toybox"
     output: Path = Path("outputs/evaluation")
     judge: Path | None = SHIPPED
     size: int = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class Judgement:
-    """What the judge says of the lower ring of a portrait's views.
-
-    Attributes:
-        category: Number of azimuths at which it names the category.
-        colour: The colour it names most often.
-        view: Number of azimuths at which it names the view.
-    """
-
-    category: int
-    colour: str
-    view: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A line of the table."""
-
-    name: str
-    scene: Scene
-    measures: Measures
-    judgement: Judgement | None
-
-
-Jury = Callable[[Portrait, Scene], Judgement | None]
-
-
-def make_jury(judge: Judge, params: Params) -> Jury:
-    """A function that judges portraits over a light grey.
-
-    Args:
-        judge: The classifier.
-        params: Its parameters.
-    """
-    config, look = judge.config, jax.jit(judge)
-
-    def decide(portrait: Portrait, scene: Scene) -> Judgement:
-        grey = jnp.asarray(portrait.color) - 0.15 * (1 - jnp.asarray(portrait.opacity)[..., None])
-        verdict = look(params, grey[:AZIMUTHS])
-        category, colour, view = (
-            np.asarray(jnp.argmax(x, axis=-1))
-            for x in (verdict.category, verdict.colour, verdict.view)
-        )
-        names = np.array(config.categories)[category]
-        return Judgement(
-            category=int((names == scene.category).sum()),
-            colour=config.colours[np.bincount(colour).argmax()],
-            view=int((view == np.array(_RING_VIEWS)).sum()),
-        )
-
-    return decide
-
-
-def _no_jury(portrait: Portrait, scene: Scene) -> None:
-    del portrait, scene
-
-
-def load_run(folder: Path) -> tuple[str, int, RunConfig, TrainState]:
-    """Prompt, seed, settings and last state of a finished run.
-
-    Raises:
-        CheckpointError: The folder is not that of a finished run.
-    """
-    begun, _ = run.open_folder(run.Arguments(resume=folder), ["--resume", str(folder)])
-    # The state does not depend on the prior, so the one that is quickest to make will do.
-    prior, _ = load_prior("oracle", begun.prompt, None)
-    model, train = Model(begun.config.scene, prior), begun.config.train
-    with Checkpointer(folder) as checkpoints:
-        state = checkpoints.restore(jax.eval_shape(lambda: init_state(model, train)))
-    if int(state.step) < train.steps:
-        raise CheckpointError(f"{folder} is at step {int(state.step)} of {train.steps}; resume it")
-    return begun.prompt, begun.seed, begun.config, state
-
-
-def look_at_run(config: RunConfig, state: TrainState, size: int) -> Looks:
-    """What the measuring cameras see of a run's object, over white."""
-    train = config.train
-    return look_around(
-        config.scene,
-        state.params,
-        metrics.measuring_cameras(),
-        size=size,
-        variance=train.variance(train.steps),
-        backdrop=1.0,
-    )
-
-
-def draw_sheet(looks: Looks, truth: Portrait) -> np.ndarray:
-    """The truth above the object: colour, shaded, textureless and normals of eight azimuths."""
-    rows = [truth.color, looks.color, looks.shaded, looks.textureless, looks.normals]
-    labels = ["truth", "colour", "shaded", "textureless", "normals"]
-    return contact_sheet(np.stack([np.asarray(row)[:AZIMUTHS] for row in rows]), labels)
 
 
 def evaluate(folders: tuple[Path, ...], output: Path, jury: Jury, size: int) -> str:
@@ -162,25 +82,22 @@ def evaluate(folders: tuple[Path, ...], output: Path, jury: Jury, size: int) -> 
     seen: dict[Scene, list[Row]] = {}
     for number, folder in enumerate(folders, 1):
         print(f"{number}/{len(folders)} {folder}", flush=True)
-        prompt, seed, config, state = load_run(folder)
-        scene, looks = Vocabulary().scene(prompt), look_at_run(config, state, size)
+        finished = load_run(folder)
+        scene, looks = finished.scene, look_at_run(finished, size)
         truth = metrics.truth_portrait(scene, size=size)
         output.mkdir(parents=True, exist_ok=True)
-        save_png(output / f"{run.slug(prompt)}-seed{seed}.png", draw_sheet(looks, truth))
+        name = f"{slug(finished.prompt)}-seed{finished.seed}.png"
+        save_png(output / name, draw_sheet(looks, truth))
         if scene not in seen:
             marks = {
                 "truth": truth,
                 "empty": metrics.empty_portrait(size=size),
                 "sphere": metrics.sphere_portrait(scene, size=size),
             }
-            seen[scene] = [_row(name, scene, p, jury) for name, p in marks.items()]
-        portrait = Portrait(looks.color, looks.opacity[..., 0])
-        rows.append(_row(f"{prompt}, seed {seed}", scene, portrait, jury))
+            seen[scene] = [measure(name, scene, p, jury) for name, p in marks.items()]
+        title = f"{finished.prompt}, seed {finished.seed}"
+        rows.append(measure(title, scene, portrait_of(looks), jury))
     return write_table(rows, seen)
-
-
-def _row(name: str, scene: Scene, portrait: Portrait, jury: Jury) -> Row:
-    return Row(name, scene, metrics.measure(scene, portrait), jury(portrait, scene))
 
 
 _HEADER = (
@@ -272,12 +189,13 @@ def main(argv: list[str] | None = None) -> None:
     """Evaluates from the command line."""
     arguments = tyro.cli(Arguments, args=argv, description=__doc__)
     try:
-        if not arguments.runs:
-            raise ValueError("--runs is empty; name the folders of finished runs")
         if arguments.size < 16:
             raise ValueError(f"--size must be at least 16, not {arguments.size}")
-        jury = make_jury(*load_judge(arguments.judge)) if arguments.judge else _no_jury
-        table = evaluate(arguments.runs, arguments.output, jury, arguments.size)
+        jury = make_jury(*load_judge(arguments.judge)) if arguments.judge else no_jury
+        runs = arguments.runs or make_objects(
+            PROMPTS, arguments.seeds, arguments.output / "runs", ["--preset", arguments.preset]
+        )
+        table = evaluate(runs, arguments.output, jury, arguments.size)
     except (CheckpointError, UnknownWordsError, ValueError, OSError) as error:
         fail(str(error))
     (arguments.output / "table.md").write_text(table, encoding="utf-8")

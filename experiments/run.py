@@ -11,20 +11,34 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, get_args
 
 import tyro
 
 from dreamfusion_jax import config as presets
 from dreamfusion_jax.checkpoint import CheckpointError, load_config, save_config
 from dreamfusion_jax.config import RunConfig
+from dreamfusion_jax.prior import Prior, PriorParams, encode_prompts
 from dreamfusion_jax.priors import PriorName, load_prior
 from experiments.session import Session
 
-PRESETS = {
-    "toybox": {None: presets.TOYBOX, "grid": presets.TOYBOX, "mlp": presets.TOYBOX_MLP},
-    "paper": {None: presets.PAPER, "grid": presets.PAPER_GRID, "mlp": presets.PAPER},
+PresetName = Literal["toybox", "paper", "paper-if", "paper-sd", "fast-if", "fast-sd", "latent-sd"]
+PRESETS: dict[PresetName, tuple[PriorName, RunConfig]] = {
+    "toybox": ("toybox", presets.TOYBOX),
+    "paper": ("toybox", presets.PAPER),
+    "paper-if": ("deepfloyd", presets.PAPER),
+    "paper-sd": ("stable-diffusion", presets.PAPER),
+    "fast-if": ("deepfloyd", presets.FAST_IF),
+    "fast-sd": ("stable-diffusion", presets.FAST_SD),
+    "latent-sd": ("stable-diffusion", presets.LATENT_SD),
 }
+USUAL: dict[PriorName, PresetName] = {
+    "toybox": "toybox",
+    "oracle": "toybox",
+    "stable-diffusion": "fast-sd",
+    "deepfloyd": "fast-if",
+}
+"""The preset of each prior, where none is named."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,29 +47,44 @@ class Arguments:
 
     Attributes:
         prompt: What to make, for example "a red mushroom".
+        negative_prompt: What to steer away from.
         seed: Of everything random; the same seed gives the same object.
         preset: "toybox" is made for a CPU and a few minutes; "paper" is DreamFusion as
-            published (hours on a CPU).
+            published (hours on a CPU), "paper-if" and "paper-sd" the same with a pretrained
+            prior, "fast-if" and "fast-sd" want a GPU and less patience;
+            "latent-sd" renders latents, which is faster and coarser.
         steps: Length of the optimisation; the preset's if not given.
         output: Folder that gets the run's folder.
         resume: Folder of a stopped run to go on with; give no other option with it.
-        prior: "toybox" is the diffusion model that comes with the package; "oracle" knows
-            the true picture, for testing everything else.
-        weights: Folder of another toybox prior (see experiments.train_toybox).
+        prior: "toybox" is the diffusion model that comes with the package, "oracle" knows
+            the true picture of its objects, for testing everything else;
+            "stable-diffusion" and "deepfloyd" take open prompts and have weights to fetch.
+            The preset's if not given.
+        weights: Other weights for the prior: a folder, or a repository on the hub, with
+            @REVISION if not its newest. Diffusers' layout; of "toybox", a folder that
+            experiments.train_toybox wrote.
+        image_size: Height and width of the renderings that Stable Diffusion is shown, 64 to
+            512 pixels; 64 if not given. Other priors have a size of their own.
         field: "grid" is fast, "mlp" is the paper's; the preset's if not given.
         config: Every other setting of the preset.
     """
 
     prompt: str = ""
+    negative_prompt: str = ""
     seed: int = 0
-    preset: Literal["toybox", "paper"] = "toybox"
+    preset: PresetName = "toybox"
     steps: int | None = None
     output: Path = Path("outputs")
     resume: Path | None = None
     prior: PriorName = "toybox"
-    weights: Path | None = None
-    field: Literal["grid", "mlp"] | None = None
+    weights: str | None = None
+    image_size: int | None = None
+    field: presets.FieldName | None = None
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = presets.TOYBOX
+
+
+LAST_FILE = "mesh.glb"
+"""What a finished run has written last."""
 
 
 class UsageError(ValueError):
@@ -68,22 +97,31 @@ def parse(argv: list[str]) -> Arguments:
     Raises:
         UsageError: Unknown options, or values that make no sense.
     """
-    preset = _peek(argv, "preset", ("toybox", "paper")) or "toybox"
-    config = PRESETS[preset][_peek(argv, "field", ("grid", "mlp"))]
+    prior = _peek(argv, "prior", PriorName)
+    preset = _peek(argv, "preset", PresetName) or USUAL[prior or "toybox"]
+    field = _peek(argv, "field", presets.FieldName)
+    usual_prior, config = PRESETS[preset]
+    if field is not None:
+        config = presets.with_field(config, field)
     arguments, unknown = tyro.cli(
         tyro.conf.configure(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)(Arguments),
         args=argv,
-        default=Arguments(config=config),
+        default=Arguments(preset=preset, prior=usual_prior, config=config),
         description=__doc__,
         return_unknown_args=True,
     )
     if unknown:
         raise UsageError(f"unknown option {unknown[0]}; --help lists them all")
+    if arguments.resume is not None:
+        if len(argv) > (1 if "=" in argv[0] else 2):
+            raise UsageError("--resume takes all settings from its folder; give no other option")
+        return arguments
     return _check(arguments)
 
 
-def _peek(argv: list[str], name: str, options: tuple[str, ...]) -> str | None:
-    """Value of one option before the rest can be read."""
+def _peek(argv: list[str], name: str, kind: Any) -> Any:
+    """Value of one option, one of the words of a Literal, before the rest can be read."""
+    options = get_args(kind)
     for at, word in enumerate(argv):
         flag, _, value = word.partition("=")
         if flag == f"--{name}":
@@ -96,8 +134,6 @@ def _peek(argv: list[str], name: str, options: tuple[str, ...]) -> str | None:
 
 def _check(arguments: Arguments) -> Arguments:
     """Folds --seed and --steps into the configuration, and refuses what makes no sense."""
-    if arguments.resume is not None:
-        return arguments
     if not arguments.prompt.strip():
         raise UsageError("the prompt is empty; try --prompt 'a red mushroom'")
     train = dataclasses.replace(arguments.config.train, seed=arguments.seed)
@@ -127,50 +163,88 @@ def slug(prompt: str) -> str:
     return re.sub("[^a-z0-9]+", "-", prompt.lower()).strip("-")
 
 
-def open_folder(arguments: Arguments, argv: list[str]) -> tuple[Arguments, Path]:
-    """The run's folder, made anew or found again, and the arguments it was begun with.
+def resumed(folder: Path) -> Arguments:
+    """The arguments that a run's folder was begun with.
 
     Raises:
-        UsageError: It exists already, or cannot be written.
-        CheckpointError: The folder to resume is missing or not a run's.
+        CheckpointError: The folder is missing or not a run's.
     """
-    if arguments.resume is not None:
-        if len(argv) > (1 if "=" in argv[0] else 2):
-            raise UsageError("--resume takes all settings from its folder; give no other option")
-        saved = load_config(arguments.resume)
-        if "arguments" not in saved:
-            raise CheckpointError(f"{arguments.resume} is not the folder of a run")
-        begun = parse(list(saved["arguments"]))
-        if _resolved(begun) != saved["settings"]:
-            raise CheckpointError(f"{arguments.resume} was begun with another version's settings")
-        return begun, arguments.resume
+    saved = load_config(folder)
+    if "arguments" not in saved:
+        raise CheckpointError(f"{folder} is not the folder of a run")
+    begun = parse(list(saved["arguments"]))
+    if _resolved(begun) != saved["settings"]:
+        raise CheckpointError(f"{folder} was begun with another version's settings")
+    return begun
+
+
+def find_folder(arguments: Arguments) -> Path:
+    """Where a new run will write.
+
+    Raises:
+        UsageError: There is a run already.
+    """
     folder = arguments.output / f"{slug(arguments.prompt)}-seed{arguments.seed}"
     if (folder / "config.json").exists():
         raise UsageError(f"{folder} holds a run already: --resume {folder}, or another --output")
+    return folder
+
+
+def make_folder(folder: Path, arguments: Arguments, argv: list[str]) -> None:
+    """Makes the folder of a new run, with everything that is needed to resume it.
+
+    Raises:
+        UsageError: It cannot be written.
+    """
     try:
         save_config(folder, {"arguments": argv, "settings": _resolved(arguments)})
     except OSError as error:
         raise UsageError(f"cannot write to {folder}: {error.strerror}") from error
-    return arguments, folder
 
 
 def _resolved(arguments: Arguments) -> dict:
     return json.loads(json.dumps(dataclasses.asdict(arguments), default=str))
 
 
+def start(argv: list[str], loaded: tuple[Prior, PriorParams] | None = None) -> Session:
+    """Reads the command line, loads the prior, encodes the prompt, then opens the folder.
+
+    Nothing is written before everything that can be refused has been accepted.
+
+    Args:
+        argv: The command line.
+        loaded: The prior, where many runs share one that is in memory already.
+
+    Raises:
+        ValueError: A request that cannot be carried out.
+        OSError: Weights that cannot be read.
+    """
+    arguments = parse(argv)
+    resuming = arguments.resume is not None
+    folder = arguments.resume or find_folder(arguments)
+    if resuming:
+        arguments = resumed(folder)
+    config = arguments.config
+    prior, params = loaded or load_prior(
+        arguments.prior,
+        arguments.prompt,
+        arguments.weights,
+        latent=config.scene.latent,
+        image_size=arguments.image_size,
+    )
+    text = encode_prompts(
+        prior, params, arguments.prompt, config.train.prompts, arguments.negative_prompt
+    )
+    if not resuming:
+        make_folder(folder, arguments, argv)
+    return Session(text, config, folder, prior, params)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Runs from the command line."""
-    argv = sys.argv[1:] if argv is None else argv
     try:
-        arguments = parse(argv)
-        if arguments.resume is None:
-            load = load_prior(arguments.prior, arguments.prompt, arguments.weights)
-            arguments, folder = open_folder(arguments, argv)
-        else:
-            arguments, folder = open_folder(arguments, argv)
-            load = load_prior(arguments.prior, arguments.prompt, arguments.weights)
-        Session(arguments.prompt, arguments.config, folder, *load).run()
-    except (UsageError, CheckpointError, ValueError, FileNotFoundError) as error:
+        start(sys.argv[1:] if argv is None else argv).run()
+    except (CheckpointError, ValueError, OSError) as error:
         fail(str(error))
 
 

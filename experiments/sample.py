@@ -27,8 +27,9 @@ class Arguments:
 
     Attributes:
         prompt: What to draw, for example "a red mushroom".
+        negative_prompt: What to steer away from.
         prior: Which diffusion model draws.
-        weights: Folder of another toybox prior (see experiments.train_toybox).
+        weights: Other weights for it: a folder, or a repository on the hub with @REVISION.
         views: "nearest" draws the paper's four views, "octants" eight sides and overhead,
             "none" the bare prompt.
         seeds: Number of pictures of each view.
@@ -39,8 +40,9 @@ class Arguments:
     """
 
     prompt: str = "a red mushroom"
-    prior: Literal["toybox"] = "toybox"
-    weights: Path | None = None
+    negative_prompt: str = ""
+    prior: Literal["toybox", "stable-diffusion", "deepfloyd"] = "toybox"
+    weights: str | None = None
     views: Literal["nearest", "octants", "none"] = "nearest"
     seeds: int = 6
     seed: int = 0
@@ -69,6 +71,7 @@ def draw(arguments: Arguments) -> Path:
             prior,
             params,
             texts,
+            negative=arguments.negative_prompt,
             steps=arguments.steps,
             guidance_weight=arguments.guidance_weight,
         )

@@ -11,12 +11,14 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dreamfusion_jax.camera import orbit
+from dreamfusion_jax.camera import Camera, orbit
 from dreamfusion_jax.checkpoint import Checkpointer
 from dreamfusion_jax.config import RunConfig
+from dreamfusion_jax.latents import Decoder, scene_colours
 from dreamfusion_jax.media import contact_sheet, save_png, save_video, side_by_side
 from dreamfusion_jax.mesh import extract_mesh, save_mesh
-from dreamfusion_jax.prior import Prior, PriorParams, encode_prompts
+from dreamfusion_jax.prior import Prior, PriorParams
+from dreamfusion_jax.prompts import Text
 from dreamfusion_jax.train import Model, TrainState, init_state, train_step
 from dreamfusion_jax.views import Looks, look_around
 
@@ -29,7 +31,7 @@ class Session:
     """Trains one scene and writes everything a run writes.
 
     Args:
-        prompt: What to make.
+        text: The encoded prompt.
         config: Settings.
         folder: Where files go; a checkpoint found there is gone on from.
         prior: The diffusion model.
@@ -37,12 +39,13 @@ class Session:
     """
 
     def __init__(
-        self, prompt: str, config: RunConfig, folder: Path, prior: Prior, prior_params: PriorParams
+        self, text: Text, config: RunConfig, folder: Path, prior: Prior, prior_params: PriorParams
     ) -> None:
         self.config, self.folder = config, folder
         self.model = Model(config.scene, prior)
         self.prior_params = prior_params
-        self.text = encode_prompts(prior, prior_params, prompt, config.train.prompts)
+        self.decoder = Decoder(prior, prior_params) if config.scene.latent else None
+        self.text = text
         self.console = Console()
 
     def run(self) -> None:
@@ -107,13 +110,20 @@ class Session:
         print(f"stopped; go on with --resume {self.folder}", file=sys.stderr)
         raise SystemExit(130)
 
+    def _cameras(self, views: int) -> Camera:
+        output = self.config.output
+        return orbit(views, math.radians(output.elevation), output.distance, output.focal)
+
     def _looks(self, state: TrainState, views: int, size: int) -> Looks:
-        output, train = self.config.output, self.config.train
-        cameras = orbit(views, math.radians(output.elevation), output.distance, output.focal)
-        variance = train.variance(train.steps)
-        scene, backdrop = self.config.scene, output.backdrop
+        train = self.config.train
         return look_around(
-            scene, state.params, cameras, size=size, variance=variance, backdrop=backdrop
+            self.config.scene,
+            state.params,
+            self._cameras(views),
+            size=size,
+            variance=train.variance(train.steps),
+            backdrop=self.config.output.backdrop,
+            decoder=self.decoder,
         )
 
     def _write_preview(self, state: TrainState, path: Path, size: int) -> None:
@@ -133,12 +143,16 @@ class Session:
 
     def _write_mesh(self, state: TrainState) -> None:
         scene, train = self.config.scene, self.config.train
-        variance = train.variance(train.steps)
+        variance, colours = train.variance(train.steps), None
+        if self.decoder is not None:
+            cameras = self._cameras(_PREVIEW_VIEWS)
+            colours = scene_colours(self.decoder, scene, state.params, cameras, variance=variance)
 
         @jax.jit
         def query(points: jax.Array) -> tuple[jax.Array, jax.Array]:
             spread = jnp.broadcast_to(variance, points.shape[:-1])
-            return scene.field(state.params["field"], points, spread)
+            density, albedo = scene.field(state.params["field"], points, spread)
+            return density, albedo if colours is None else colours(albedo)
 
         mesh = extract_mesh(
             lambda points: query(points)[0],
@@ -206,9 +220,9 @@ class _Speed(TextColumn):
 
     def render(self, task):
         """The speed as text."""
-        from rich.text import Text
+        from rich.text import Text as RichText
 
-        return Text(f"{task.speed:.1f} steps/s" if task.speed else "")
+        return RichText(f"{task.speed:.1f} steps/s" if task.speed else "")
 
 
 def _progress(console: Console) -> Progress:

@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ from dreamfusion_jax.sampling import sample_texts
 from dreamfusion_jax.schedule import NoiseSchedule
 from dreamfusion_jax.toybox import architecture
 from dreamfusion_jax.toybox.tokenizer import build_tokenizer
+from experiments.run import fail
 from experiments.sample import enlarge
 from experiments.toybox_data import FULL, SMALL, Settings, grid_captions, load_pictures
 from experiments.toybox_model import State, init_state, make_networks, train_step
@@ -322,12 +323,6 @@ def main(argv: list[str] | None = None) -> None:
         fail(f"the toybox has no {error.args[0]!r}")
     except (CheckpointError, OSError, ValueError) as error:
         fail(str(error))
-
-
-def fail(message: str) -> NoReturn:
-    """Ends the program with one line and exit code 2."""
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,13 @@ import pytest
 from PIL import Image
 
 from dreamfusion_jax.checkpoint import Checkpointer
-from dreamfusion_jax.prior import encode_prompts
-from dreamfusion_jax.priors import load_prior
 from dreamfusion_jax.toybox.judge import Judge, JudgeConfig, save_judge
 from dreamfusion_jax.toybox.metrics import Measures
 from dreamfusion_jax.toybox.world import Scene
-from dreamfusion_jax.train import Model, init_state, train_step
+from dreamfusion_jax.train import init_state, train_step
 from experiments import run
-from experiments.evaluate import Judgement, Row, main, write_table
+from experiments.evaluate import main, write_table
+from experiments.measuring import Judgement, Row
 
 SIZE = 24
 RUN = [
@@ -30,17 +29,14 @@ RUN = [
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder with its settings and last state, but no pictures."""
     argv = [*RUN, "--output", str(tmp_path_factory.mktemp("outputs"))]
-    arguments, folder = run.open_folder(run.parse(argv), argv)
-    prior, params = load_prior("oracle", arguments.prompt, None)
-    config = arguments.config
-    model = Model(config.scene, prior)
-    text = encode_prompts(prior, params, arguments.prompt, config.train.prompts)
-    state = init_state(model, config.train)
-    for _ in range(config.train.steps):
-        state, _ = train_step(state, params, text, model=model, config=config.train)
-    with Checkpointer(folder) as checkpoints:
-        checkpoints.save(config.train.steps, state)
-    return folder
+    session = run.start(argv)
+    train = session.config.train
+    state = init_state(session.model, train)
+    for _ in range(train.steps):
+        state, _ = train_step(state, None, session.text, model=session.model, config=train)
+    with Checkpointer(session.folder) as checkpoints:
+        checkpoints.save(train.steps, state)
+    return session.folder
 
 
 def _numbers(line: str) -> list[str]:
@@ -99,7 +95,7 @@ def test_the_summary_counts() -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ([], "--runs is empty"),
+        (["--seeds", "-1", "--judge", "None"], "--seed"),
         (["--runs", "/nowhere", "--judge", "None"], "/nowhere"),
         (["--runs", "x", "--size", "2"], "--size"),
         (["--runs", "x", "--judge", "/nowhere"], "experiments.train_judge"),

@@ -1,3 +1,4 @@
+import dataclasses
 import inspect
 
 import jax
@@ -101,24 +102,26 @@ def test_bfloat16_multiplies_in_bfloat16_but_the_density_is_float32():
     np.testing.assert_allclose(albedo, exact(params, *ASK)[1], atol=0.05)
 
 
-def grid_by_hand(params, points):
+def grid_by_hand(params, points, latent):
     raw = 0.0
     for resolution, table in zip((3, 5), params, strict=True):
         axis = np.linspace(-0.62, 0.62, resolution)
-        values = np.asarray(table, np.float64).reshape(*3 * (resolution,), 4)
+        values = np.asarray(table, np.float64).reshape(*3 * (resolution,), 5 if latent else 4)
         raw = raw + RegularGridInterpolator((axis,) * 3, values)(np.clip(points, -0.62, 0.62))
     exponent = raw[:, 0] - 2.0 + 4 * np.exp(-(points**2).sum(-1) / (2 * 0.2**2))
-    return np.exp(exponent), sigmoid(raw[:, 1:])
+    return np.exp(exponent), raw[:, 1:] if latent else sigmoid(raw[:, 1:])
 
 
-def test_the_grid_interpolates_and_is_clamped_outside_its_cube():
-    params = random_params(GRID.init)
+@pytest.mark.parametrize("latent", [False, True])
+def test_the_grid_interpolates_and_is_clamped_outside_its_cube(latent):
+    grid = dataclasses.replace(GRID, latent=latent)
+    params = random_params(grid.init)
     points = np.concatenate([POINTS, RNG.uniform(-1.5, 1.5, (30, 3))])
     assert (np.abs(points).max(-1) > 0.62).sum() > 10
-    density, albedo = jax.jit(GRID)(params, jnp.array(points, jnp.float32), jnp.zeros(60))
-    wanted = grid_by_hand(params, points)
+    density, albedo = jax.jit(grid)(params, jnp.array(points, jnp.float32), jnp.zeros(60))
+    wanted = grid_by_hand(params, points, latent)
     np.testing.assert_allclose(density, wanted[0], rtol=1e-4)
-    np.testing.assert_allclose(albedo, wanted[1], rtol=1e-4)
+    np.testing.assert_allclose(albedo, wanted[1], rtol=1e-4, atol=1e-6)
 
 
 def test_a_fresh_grid_is_grey_with_the_density_of_its_blob():
@@ -154,12 +157,14 @@ def test_the_proposal_is_a_density_alone():
     np.testing.assert_allclose(proposal(params, *ASK), np.exp(raw) + bump(2.0, 0.3), rtol=1e-4)
 
 
-def test_the_environment_map_is_a_colour_for_every_direction():
-    environment = EnvironmentMap(width=8, blocks=1, frequencies=3)
+@pytest.mark.parametrize("latent", [False, True])
+def test_the_environment_map_is_a_colour_for_every_direction(latent):
+    environment = EnvironmentMap(width=8, blocks=1, frequencies=3, latent=latent)
     params = random_params(environment.init)
     directions = sphere_points(40)
     code = encode_by_hand(directions, np.zeros(40), 3)
-    wanted = sigmoid(network_by_hand(params, code, blocks=1))
+    raw = network_by_hand(params, code, blocks=1)
     colors = environment(params, jnp.array(directions, jnp.float32))
-    np.testing.assert_allclose(colors, wanted, rtol=1e-4)
+    assert colors.shape == (40, 4 if latent else 3)
+    np.testing.assert_allclose(colors, raw if latent else sigmoid(raw), rtol=1e-4, atol=1e-5)
     assert colors.std(axis=0).min() > 0.02

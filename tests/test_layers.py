@@ -10,12 +10,12 @@ PACKAGE = "dreamfusion_jax"
 ROOT = pathlib.Path(__file__).parent.parent / PACKAGE
 
 LAYERS = [
-    ["pytree", "maths"],
+    ["pytree", "maths", "devices"],
     ["camera", "lighting", "intervals", "encoding", "schedule"],
     ["field", "shading", "prompts", "diffusion"],
     ["render", "prior"],
-    ["sds", "losses", "priors", "mesh", "media", "views", "sampling", "shampoo"],
-    ["train", "devices"],
+    ["sds", "losses", "priors", "mesh", "media", "latents", "sampling", "shampoo"],
+    ["train", "views"],
     ["checkpoint", "config"],
     ["__init__"],
 ]

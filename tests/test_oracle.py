@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dreamfusion_jax.camera import Camera, orbit
-from dreamfusion_jax.config import TOYBOX, TOYBOX_MLP, RunConfig
+from dreamfusion_jax.config import TOYBOX, RunConfig, with_field
 from dreamfusion_jax.lighting import plain_albedo
 from dreamfusion_jax.losses import LossConfig
 from dreamfusion_jax.prior import encode_prompts
@@ -72,6 +72,6 @@ def test_the_grid_field_becomes_a_car() -> None:
 
 @pytest.mark.slow
 def test_the_papers_mlp_becomes_a_snowman() -> None:
-    config = _oracle(TOYBOX_MLP, steps=2000, views=1)
+    config = _oracle(with_field(TOYBOX, "mlp"), steps=2000, views=1)
     overlap, _ = _scores("a red snowman", config, _distil("a red snowman", config, size=32))
     assert overlap >= 0.80

@@ -6,32 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import Cloud, Fog, light, one_camera
+from tiny import Cloud, Fog, fresh, light, one_camera, rays_across, scene, weights_by_loop
 
-from dreamfusion_jax.camera import Rays, cast_rays
+from dreamfusion_jax.camera import cast_rays
 from dreamfusion_jax.field import Blob, EnvironmentMap, ProposalMlp
 from dreamfusion_jax.intervals import interlevel_loss
-from dreamfusion_jax.render import (
-    SamplingConfig,
-    SceneModel,
-    composite,
-    render_image,
-    render_rays,
-    sample_intervals,
-)
+from dreamfusion_jax.render import composite, render_image, render_rays, sample_intervals
 
 ALBEDO = np.array([0.8, 0.4, 0.1])
 GREY = jnp.array([0.5, 0.6, 0.7])
 ZERO = jnp.array(0.0)
-
-
-def scene(field, background=None, proposal=None, **sampling):
-    sampling = SamplingConfig(**{"proposals": (), "intervals": 32, **sampling})
-    return SceneModel(field, sampling, proposal or ProposalMlp(8, 1, 2), background)
-
-
-def fresh(model):
-    return jax.jit(model.init)(jax.random.key(0))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "per_view"))
@@ -39,24 +23,6 @@ def render(model, params, rays, lighting, key=None, backdrop=GREY, per_view=Fals
     if not per_view:
         backdrop = backdrop.reshape(*(1,) * (rays.origin.ndim - 1), 3)
     return render_rays(model, params, rays, lighting, variance=ZERO, backdrop=backdrop, key=key)
-
-
-def rays_across(num=9, distance=2.0, half=1.15):
-    """Parallel rays along -x, side by side in y from -half to half."""
-    origin = np.stack([np.full(num, distance), np.linspace(-half, half, num), np.zeros(num)], -1)
-    direction = np.tile([-1.0, 0.0, 0.0], (num, 1))
-    return Rays(jnp.array(origin, jnp.float32), jnp.array(direction, jnp.float32)), origin
-
-
-def weights_by_loop(density, edges):
-    weights = np.zeros(density.shape)
-    for ray in np.ndindex(density.shape[:-1]):
-        transmittance = 1.0
-        for i, tau in enumerate(density[ray]):
-            alpha = 1.0 - np.exp(-tau * abs(edges[ray][i + 1] - edges[ray][i]))
-            weights[ray][i] = transmittance * alpha
-            transmittance *= 1.0 - alpha
-    return weights
 
 
 def test_compositing_is_a_loop_over_samples():

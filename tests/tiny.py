@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamfusion_jax.camera import Camera, orbit
+from dreamfusion_jax.camera import Camera, Rays, orbit
+from dreamfusion_jax.field import ProposalMlp
 from dreamfusion_jax.lighting import Lighting
 from dreamfusion_jax.prior import GaussianPrior
+from dreamfusion_jax.render import SamplingConfig, SceneModel
 from dreamfusion_jax.schedule import NoiseSchedule
 
 LEVELS = np.cos(np.linspace(0.1, 1.45, 10)) ** 2
@@ -19,19 +21,23 @@ SCHEDULE = NoiseSchedule(jnp.asarray(LEVELS, jnp.float32), prediction_type="epsi
 
 @dataclasses.dataclass(frozen=True)
 class Fog:
-    """A field of constant density and colour."""
+    """A field of constant density and colour, or latent."""
 
     density: float = 3.0
+    color: tuple[float, ...] = (0.8, 0.4, 0.1)
+
+    @property
+    def latent(self):
+        return len(self.color) == 4
 
     def init(self, key):
         del key
-        return {"albedo": jnp.array([0.8, 0.4, 0.1])}
+        return {"albedo": jnp.array(self.color)}
 
     def __call__(self, params, mean, variance):
-        density = jnp.full_like(variance, self.density)
-        return density, jnp.broadcast_to(
-            params["albedo"].reshape((1,) * variance.ndim + (3,)), mean.shape
-        )
+        albedo = params["albedo"].reshape((1,) * variance.ndim + (-1,))
+        albedo = jnp.broadcast_to(albedo, (*variance.shape, len(self.color)))
+        return jnp.full_like(variance, self.density), albedo
 
     def regularizer(self, params):
         del params
@@ -64,6 +70,58 @@ class BentPrior(GaussianPrior):
     @staticmethod
     def params():
         return {"scale": jnp.array(1.3), "shift": jnp.array(0.4)}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LatentPrior(GaussianPrior):
+    """A prior of latents whose text is the mean, a latent a word.
+
+    Its decoder is linear and paints each latent on 2 x 2 pixels.
+    """
+
+    def encode_image(self, params, image):
+        return image
+
+    def condition(self, text, view, config):
+        shape = (-1, self.image_size, self.image_size, 4)
+        return jax.tree.map(lambda x: x.reshape(shape), super().condition(text, view, config))
+
+    def decode_image(self, params, z):
+        matrix, offset = params
+        picture = z @ matrix + offset.reshape(1, 1, 1, 3)
+        return jnp.repeat(jnp.repeat(picture, 2, axis=1), 2, axis=2)
+
+    @staticmethod
+    def params():
+        matrix = [[0.1, -0.05, 0.02], [0.03, 0.08, -0.04], [-0.06, 0.01, 0.09], [0.02, 0.05, 0.01]]
+        return jnp.array(matrix), jnp.array([0.4, 0.5, 0.6])
+
+
+def scene(field, background=None, proposal=None, **sampling):
+    sampling = SamplingConfig(**{"proposals": (), "intervals": 32, **sampling})
+    return SceneModel(field, sampling, proposal or ProposalMlp(8, 1, 2), background)
+
+
+def fresh(model):
+    return jax.jit(model.init)(jax.random.key(0))
+
+
+def rays_across(num=9, distance=2.0, half=1.15):
+    """Parallel rays along -x, side by side in y from -half to half."""
+    origin = np.stack([np.full(num, distance), np.linspace(-half, half, num), np.zeros(num)], -1)
+    direction = np.tile([-1.0, 0.0, 0.0], (num, 1))
+    return Rays(jnp.array(origin, jnp.float32), jnp.array(direction, jnp.float32)), origin
+
+
+def weights_by_loop(density, edges):
+    weights = np.zeros(density.shape)
+    for ray in np.ndindex(density.shape[:-1]):
+        transmittance = 1.0
+        for i, tau in enumerate(density[ray]):
+            alpha = 1.0 - np.exp(-tau * abs(edges[ray][i + 1] - edges[ray][i]))
+            weights[ray][i] = transmittance * alpha
+            transmittance *= 1.0 - alpha
+    return weights
 
 
 def light(views=(), position=(1.0, 2.0, 3.0), ambient=0.1, diffuse=0.9, textureless=False):

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,7 @@ class ToyboxPrior:
     schedule: NoiseSchedule
     vocabulary: Vocabulary
     image_size: int
+    bounded: ClassVar[bool] = True
 
     def encode_text(self, params: PriorParams, prompts: Sequence[str]) -> Float[Array, "P N D"]:
         """Embeddings of prompts; the empty prompt is known.

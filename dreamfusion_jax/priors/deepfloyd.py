@@ -1,0 +1,74 @@
+"""DeepFloyd IF, stage I: a diffusion model of 64 x 64 pixels that reads T5's text.
+
+The open counterpart of Imagen, the prior of the paper.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+from jaxtyping import Array, Float
+
+from dreamfusion_jax.devices import compute_dtype
+from dreamfusion_jax.diffusion.layers import Dtype
+from dreamfusion_jax.diffusion.weights import load_params
+from dreamfusion_jax.prior import PriorParams
+from dreamfusion_jax.priors.pipeline import open_pipeline
+from dreamfusion_jax.priors.pretrained import UNetPrior, read_schedule, read_unet
+from dreamfusion_jax.priors.text import CachedText, encode_t5
+
+DEFAULT_REPO = "DeepFloyd/IF-I-XL-v1.0"
+"""What `load` takes unless told otherwise; its licence has to be accepted on the hub."""
+
+_COMPONENTS = {"unet": ("UNet2DConditionModel",), "text_encoder": ("T5EncoderModel",)}
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class DeepFloydPrior(UNetPrior):
+    """See `dreamfusion_jax.prior.Prior`. Made by `load`.
+
+    Attributes:
+        image_size: Height and width of its pictures, pixels.
+    """
+
+    image_size: int
+    bounded: ClassVar[bool] = True
+
+    def encode_image(
+        self, params: PriorParams, image: Float[Array, "V H W 3"]
+    ) -> Float[Array, "V H W 3"]:
+        """Pixels scaled to [-1, 1]."""
+        del params
+        return 2.0 * image - 1.0
+
+    def decode_image(
+        self, params: PriorParams, z: Float[Array, "V H W 3"]
+    ) -> Float[Array, "V H W 3"]:
+        """Pixels scaled back to [0, 1]."""
+        del params
+        return 0.5 * z + 0.5
+
+
+def load(source: str = DEFAULT_REPO, *, dtype: Dtype = None) -> tuple[DeepFloydPrior, PriorParams]:
+    """Reads a stage-I checkpoint in diffusers' layout; the text encoder waits for a prompt.
+
+    Args:
+        source: REPO_OR_FOLDER[@REVISION].
+        dtype: Type of the weights and of the computation; None for `compute_dtype()`.
+
+    Returns:
+        The prior, and its parameters {"unet"}.
+
+    Raises:
+        WeightsError: The checkpoint cannot be had, or is not such a model.
+        ValueError: An option of its configuration is not supported.
+    """
+    pipeline = open_pipeline(source, _COMPONENTS)
+    dtype = compute_dtype() if dtype is None else dtype
+    unet, size = read_unet(pipeline, 3, dtype)
+    prior = DeepFloydPrior(
+        unet=unet,
+        schedule=read_schedule(pipeline),
+        text=CachedText(pipeline, encode_t5),
+        image_size=size,
+    )
+    return prior, {"unet": load_params(pipeline.component("unet"), unet, dtype=dtype)}

@@ -1,0 +1,135 @@
+"""Stable Diffusion 1.x and 2.x: diffusion of an autoencoder's latents, with CLIP's text.
+
+Score distillation takes the derivative of the VAE's encoder, or renders latents and leaves
+the VAE out of the loop (Latent-NeRF, 2211.07600).
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dreamfusion_jax.devices import compute_dtype
+from dreamfusion_jax.diffusion.layers import Dtype
+from dreamfusion_jax.diffusion.vae import AutoencoderKL, VaeConfig
+from dreamfusion_jax.diffusion.weights import load_params
+from dreamfusion_jax.prior import PriorParams
+from dreamfusion_jax.priors.pipeline import open_pipeline
+from dreamfusion_jax.priors.pretrained import UNetPrior, read_schedule, read_unet
+from dreamfusion_jax.priors.text import CachedText, encode_clip
+
+DEFAULT_REPO = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+"""What `load` takes unless told otherwise."""
+
+SIZES = (64, 512)
+"""Least and greatest height and width of pixel renderings."""
+
+_COMPONENTS = {
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL",),
+    "text_encoder": ("CLIPTextModel",),
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class StableDiffusionPrior(UNetPrior):
+    """See `dreamfusion_jax.prior.Prior`. Made by `load`.
+
+    Attributes:
+        vae: The autoencoder; its parameters are `params["vae"]`.
+        latent_size: Height and width of z_0.
+        latent: Whether it is asked about latents instead of pixels.
+        image_size: Height and width of the pixels or latents it is asked about. For other
+            pixel sizes than `load` gives: `dataclasses.replace(prior, image_size=256)`.
+
+    Raises:
+        ValueError: Pixels whose `image_size` is not within `SIZES`.
+    """
+
+    vae: AutoencoderKL
+    latent_size: int
+    latent: bool = False
+    image_size: int = SIZES[0]
+    bounded: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        least, greatest = SIZES
+        if not self.latent and not least <= self.image_size <= greatest:
+            raise ValueError(
+                f"Stable Diffusion takes renderings of {least} to {greatest} pixels, "
+                f"not {self.image_size}"
+            )
+
+    def encode_image(
+        self, params: PriorParams, image: Float[Array, "V H W K"]
+    ) -> Float[Array, "V h w C"]:
+        """Scaled mean of the latent of the image, enlarged to the VAE's size; or the latents.
+
+        z_0 = s E(2 x - 1) with the scaling factor s (2112.10752, section 3.1 and appendix G).
+
+        Raises:
+            ValueError: A latent prior is given something else than latents.
+        """
+        if self.latent:
+            channels = self.vae.config.latent_channels
+            if image.shape[-1] != channels:
+                raise ValueError(f"latents have {channels} channels, not {image.shape[-1]}")
+            return image
+        size = self.latent_size * 2 ** (self.vae.config.levels - 1)
+        image = jax.image.resize(image, (image.shape[0], size, size, image.shape[-1]), "bilinear")
+        mean, _ = self.vae.apply({"params": params["vae"]}, 2.0 * image - 1.0, method="encode")
+        return self.vae.config.scaling_factor * mean.astype(jnp.float32)
+
+    def decode_image(
+        self, params: PriorParams, z: Float[Array, "V h w C"]
+    ) -> Float[Array, "V H W 3"]:
+        """The VAE's pictures at their own size, in [0, 1] but for the network's error.
+
+        One after the other: of a picture of 512 x 512, a layer takes a quarter of a gigabyte.
+        """
+
+        def decode(latent: Float[Array, "h w C"]) -> Float[Array, "H W 3"]:
+            image = self.vae.apply({"params": params["vae"]}, latent[None], method="decode")
+            assert isinstance(image, jax.Array)
+            return 0.5 * image[0].astype(jnp.float32) + 0.5
+
+        return jax.lax.map(decode, z / self.vae.config.scaling_factor)
+
+
+def load(
+    source: str = DEFAULT_REPO, *, dtype: Dtype = None, latent: bool = False
+) -> tuple[StableDiffusionPrior, PriorParams]:
+    """Reads a checkpoint in diffusers' layout; the text encoder waits for a prompt.
+
+    Args:
+        source: REPO_OR_FOLDER[@REVISION].
+        dtype: Type of the weights and of the computation; None for `compute_dtype()`.
+        latent: Whether scenes render latents, of the UNet's size, instead of 64 x 64 pixels.
+
+    Returns:
+        The prior, and its parameters {"unet", "vae"}.
+
+    Raises:
+        WeightsError: The checkpoint cannot be had, or is not such a model.
+        ValueError: An option of its configuration is not supported.
+    """
+    pipeline = open_pipeline(source, _COMPONENTS)
+    dtype = compute_dtype() if dtype is None else dtype
+    vae = AutoencoderKL(VaeConfig.from_json(pipeline.config("vae")), dtype)
+    unet, size = read_unet(pipeline, vae.config.latent_channels, dtype)
+    prior = StableDiffusionPrior(
+        unet=unet,
+        schedule=read_schedule(pipeline),
+        text=CachedText(pipeline, encode_clip),
+        vae=vae,
+        latent_size=size,
+        latent=latent,
+        image_size=size if latent else SIZES[0],
+    )
+    params = {
+        "unet": load_params(pipeline.component("unet"), unet, dtype=dtype),
+        "vae": load_params(pipeline.component("vae"), vae, dtype=dtype),
+    }
+    return prior, params

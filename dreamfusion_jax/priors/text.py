@@ -1,0 +1,239 @@
+"""Embeddings of prompts, encoded once on the host and then kept on disk.
+
+The encoder of DeepFloyd IF is larger than its UNet. It is loaded only for prompts that it has
+never seen, one after the other so that an embedding does not depend on its company, and freed.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Shaped
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from transformers import CLIPTokenizer, T5Tokenizer
+
+from dreamfusion_jax.diffusion.clip import ClipTextConfig, ClipTextModel
+from dreamfusion_jax.diffusion.t5 import T5Config, T5EncoderModel
+from dreamfusion_jax.diffusion.weights import Params, WeightsError, load_params
+from dreamfusion_jax.priors.pipeline import Pipeline
+
+T5_LENGTH = 77
+"""Tokens in a prompt of DeepFloyd IF; T5 could read more, but the UNet was trained with these."""
+
+_ENCODER, _TOKENIZER = "text_encoder", "tokenizer"
+_ENTRY = "embedding"
+# Changed with the way prompts are encoded, so that older entries are not used.
+_FORMAT = 1
+# Tables of embeddings are padded to a multiple of this, as T5's from 32,100 rows to 32,128.
+_TABLE_MULTIPLE = 128
+
+
+_Config = TypeVar("_Config")
+_Tokenizer = TypeVar("_Tokenizer", CLIPTokenizer, T5Tokenizer)
+
+
+def default_cache() -> Path:
+    """The user's folder for embeddings, in $XDG_CACHE_HOME or ~/.cache."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "dreamfusion_jax" / "embeddings"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CachedText:
+    """Embeds prompts; those embedded before need neither tokenizer nor text encoder.
+
+    Each prompt has a small file, keyed by the checkpoint's identity and the prompt. Where text
+    encoder and tokenizer are on this disk and are not the ones that wrote the file, it is
+    written anew.
+
+    Attributes:
+        pipeline: The checkpoint.
+        encode: Embeds prompts with its text encoder: `encode_clip` or `encode_t5`.
+        cache: Folder of the files.
+    """
+
+    pipeline: Pipeline
+    encode: Callable[[Pipeline, list[str]], Float[Array, "P N D"]]
+    cache: Path = dataclasses.field(default_factory=default_cache)
+
+    def __call__(self, prompts: Sequence[str]) -> Float[Array, "P N D"]:
+        """Embeddings of prompts, in float32 whatever they are stored in.
+
+        Raises:
+            WeightsError: a prompt is not in the cache and cannot be encoded.
+        """
+        fingerprint = self._fingerprint()
+        known = {prompt: self._read(prompt, fingerprint) for prompt in prompts}
+        unknown = [prompt for prompt, embedding in known.items() if embedding is None]
+        if unknown:
+            try:
+                encoded = np.asarray(self.encode(self.pipeline, unknown))
+            except WeightsError as error:
+                raise WeightsError(f"cannot embed {unknown[0]!r}: {error}") from error
+            fingerprint = self._fingerprint()
+            for prompt, embedding in zip(unknown, encoded, strict=True):
+                known[prompt] = embedding
+                self._write(prompt, embedding, fingerprint)
+        return jnp.asarray(np.stack([np.asarray(known[p], np.float32) for p in prompts]))
+
+    def _file(self, prompt: str) -> Path:
+        kind = self.pipeline.classes.get(_ENCODER)
+        return self.cache / f"{_digest(_FORMAT, self.pipeline.identity, kind, prompt)}.safetensors"
+
+    def _fingerprint(self) -> str:
+        """Digest of the encoder's and the tokenizer's files; empty if they are not on this disk."""
+        encoder, tokenizer = (self.pipeline.files(name) for name in (_ENCODER, _TOKENIZER))
+        if not tokenizer or not any(file.suffix == ".safetensors" for file in encoder):
+            return ""
+        stats = [(file, file.stat()) for file in encoder + tokenizer]
+        return _digest([[f.name, stat.st_size, stat.st_mtime_ns] for f, stat in stats])
+
+    def _read(self, prompt: str, fingerprint: str) -> Float[np.ndarray, "N D"] | None:
+        """The stored embedding; None if there is none that is whole and of today's encoder."""
+        try:
+            with safe_open(self._file(prompt), framework="numpy") as file:
+                if fingerprint not in ("", (file.metadata() or {}).get("fingerprint")):
+                    return None
+                return file.get_tensor(_ENTRY)
+        except (OSError, SafetensorError):
+            return None
+
+    def _write(self, prompt: str, embedding: Float[np.ndarray, "N D"], fingerprint: str) -> None:
+        """Stores an embedding; its file appears when it is complete."""
+        about = {"prompt": prompt, "model": self.pipeline.identity, "fingerprint": fingerprint}
+        part = None
+        try:
+            self.cache.mkdir(parents=True, exist_ok=True)
+            # Two runs may embed the same prompt at the same time, each in a file of its own.
+            with tempfile.NamedTemporaryFile(dir=self.cache, suffix=".part", delete=False) as file:
+                part = Path(file.name)
+            save_file({_ENTRY: embedding}, part, metadata=about)
+            part.replace(self._file(prompt))
+        except OSError as error:
+            if part is not None:
+                with contextlib.suppress(OSError):
+                    part.unlink()
+            warnings.warn(f"embeddings are not kept: {error}", stacklevel=2)
+
+
+def encode_clip(pipeline: Pipeline, prompts: list[str]) -> Float[Array, "P N D"]:
+    """Last hidden states of CLIP's text encoder in float32, as Stable Diffusion is given them.
+
+    Prompts are padded with the tokenizer's own token (SD 2.1 pads with "!"), without a mask.
+
+    Raises:
+        WeightsError: tokenizer or encoder are missing, damaged or do not fit each other.
+    """
+    config = _read_config(pipeline, ClipTextConfig.from_json)
+    forms = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+    tokenizer = _load_tokenizer(pipeline, CLIPTokenizer, forms, config.vocab_size)
+    length = min(tokenizer.model_max_length, config.max_length)
+    ids, _ = _tokenize(tokenizer, prompts, length)
+    return _run(pipeline, ClipTextModel(config), ids)
+
+
+def encode_t5(pipeline: Pipeline, prompts: list[str]) -> Float[Array, "P N D"]:
+    """Last hidden states of T5's encoder in bfloat16, as DeepFloyd IF is given them.
+
+    Prompts are stripped and lower-cased, as in diffusers where beautifulsoup4 and ftfy are not
+    installed or `clean_caption` is off. Padding is masked.
+
+    Raises:
+        WeightsError: tokenizer or encoder are missing, damaged or do not fit each other.
+    """
+    config = _read_config(pipeline, T5Config.from_json)
+    forms = (("tokenizer.json",), ("spiece.model",))
+    tokenizer = _load_tokenizer(pipeline, T5Tokenizer, forms, config.vocab_size)
+    prompts = [prompt.lower().strip() for prompt in prompts]
+    ids, mask = _tokenize(tokenizer, prompts, T5_LENGTH)
+    return _run(pipeline, T5EncoderModel(config, jnp.bfloat16), ids, mask)
+
+
+def _run(
+    pipeline: Pipeline,
+    model: ClipTextModel | T5EncoderModel,
+    *inputs: Shaped[np.ndarray, "P N"],
+) -> Float[Array, "P N D"]:
+    """Applies the text encoder on the host, and forgets its weights."""
+
+    def forward(params: Params, *inputs: Array) -> Array:
+        output = model.apply({"params": params}, *inputs)
+        return output[0] if isinstance(output, tuple) else output  # CLIP's is also pooled.
+
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        params = load_params(pipeline.component(_ENCODER), model, dtype=model.dtype)
+        compiled = jax.jit(forward)
+        rows = [
+            compiled(params, *(array[i : i + 1] for array in inputs)) for i in range(len(inputs[0]))
+        ]
+        return jnp.concatenate(rows)
+
+
+def _read_config(pipeline: Pipeline, from_json: Callable[[Mapping[str, Any]], _Config]) -> _Config:
+    values = pipeline.config(_ENCODER)
+    try:
+        return from_json(values)
+    except ValueError as error:
+        raise WeightsError(f"{pipeline.identity}, {_ENCODER}: {error}") from error
+
+
+def _load_tokenizer(
+    pipeline: Pipeline,
+    kind: type[_Tokenizer],
+    forms: tuple[tuple[str, ...], ...],
+    rows: int,
+) -> _Tokenizer:
+    """Reads a tokenizer that comes in one of the forms (sets of files).
+
+    transformers makes up a vocabulary where the files are missing: hence the checks.
+    """
+    folder = pipeline.component(_TOKENIZER)
+    names = {file.name for file in pipeline.files(_TOKENIZER)}
+    if not any(names.issuperset(form) for form in forms):
+        wanted = " nor ".join(" with ".join(form) for form in forms)
+        raise WeightsError(f"{folder} is no {kind.__name__}: it has neither {wanted}")
+    spiece = "spiece.model" in names and "tokenizer.json" not in names
+    if spiece and importlib.util.find_spec("sentencepiece") is None:
+        raise WeightsError(f"{folder}: spiece.model needs `pip install sentencepiece protobuf`")
+    try:
+        tokenizer = kind.from_pretrained(folder)
+    except Exception as error:  # The libraries below raise errors of every kind.
+        reason = str(error).strip().split("\n")[0]
+        raise WeightsError(f"{folder} cannot be read as a {kind.__name__}: {reason}") from error
+    if not rows - _TABLE_MULTIPLE < len(tokenizer) <= rows:
+        raise WeightsError(
+            f"{folder} has {len(tokenizer)} tokens; the text encoder was made for {rows}"
+        )
+    return tokenizer
+
+
+def _tokenize(
+    tokenizer: _Tokenizer, prompts: list[str], length: int
+) -> tuple[Int[np.ndarray, "P N"], Bool[np.ndarray, "P N"]]:
+    """Ids, padded or cut to a length, and where they are not padding."""
+    for prompt in prompts:
+        ids = tokenizer(prompt, verbose=False).input_ids
+        if len(ids) > length:
+            rest = tokenizer.decode(ids[length - 1 : -1])
+            message = f"a prompt has more than {length} tokens; not read: {rest!r}"
+            warnings.warn(message, stacklevel=2)
+    batch = tokenizer(
+        prompts, padding="max_length", max_length=length, truncation=True, return_tensors="np"
+    )
+    return batch.input_ids.astype(np.int32), batch.attention_mask.astype(bool)
+
+
+def _digest(*values: Any) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
