@@ -1,6 +1,7 @@
 """Finished runs of toybox prompts, measured against the truth."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import numpy as np
 from dreamfusion_jax.checkpoint import Checkpointer, CheckpointError
 from dreamfusion_jax.config import RunConfig
 from dreamfusion_jax.media import contact_sheet
-from dreamfusion_jax.priors import load_prior
+from dreamfusion_jax.prior import Prior, PriorParams
+from dreamfusion_jax.priors import load_prior, toybox
 from dreamfusion_jax.toybox import metrics
 from dreamfusion_jax.toybox.captions import Vocabulary
 from dreamfusion_jax.toybox.judge import Judge, Params
@@ -90,7 +92,11 @@ def measure(name: str, scene: Scene, portrait: Portrait, jury: Jury) -> Row:
 
 
 def make_objects(
-    prompts: Sequence[str], seeds: Sequence[int], output: Path, settings: Sequence[str] = ()
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    output: Path,
+    settings: Sequence[str] = (),
+    loaded: tuple[Prior, PriorParams] | None = None,
 ) -> tuple[Path, ...]:
     """Runs every prompt with every seed, as experiments.run does, with one prior for all.
 
@@ -101,23 +107,22 @@ def make_objects(
         seeds: One object of each prompt for each.
         output: Folder of the runs' folders.
         settings: Options of experiments.run for all of them.
+        loaded: The prior and its parameters; the embedded one if not given.
 
     Returns:
         The folders.
     """
-    folders, loaded = [], None
-    for seed in seeds:
-        for prompt in prompts:
-            folder = output / f"{run.slug(prompt)}-seed{seed}"
-            folders.append(folder)
-            if (folder / run.LAST_FILE).exists():
-                continue
-            argv = ["--prompt", prompt, "--seed", str(seed), "--output", str(output), *settings]
-            if (folder / "config.json").exists():
-                argv = ["--resume", str(folder)]
-            session = run.start(argv, loaded)
-            session.run()
-            loaded = session.model.prior, session.prior_params
+    folders = []
+    for seed, prompt in itertools.product(seeds, prompts):
+        folder = output / f"{run.slug(prompt)}-seed{seed}"
+        folders.append(folder)
+        if (folder / run.LAST_FILE).exists():
+            continue
+        argv = ["--prompt", prompt, "--seed", str(seed), "--output", str(output), *settings]
+        if (folder / "config.json").exists():
+            argv = ["--resume", str(folder)]
+        loaded = loaded or toybox.load()
+        run.start(argv, loaded).run()
     return tuple(folders)
 
 

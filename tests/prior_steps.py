@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dreamfusion_jax.camera import CameraConfig
 from dreamfusion_jax.encoding import GridConfig
 from dreamfusion_jax.field import EnvironmentMap, GridField
 from dreamfusion_jax.losses import LossConfig
@@ -15,11 +16,12 @@ from dreamfusion_jax.render import SamplingConfig, SceneModel
 from dreamfusion_jax.sds import SdsConfig
 from dreamfusion_jax.train import AdamConfig, Model, TrainConfig, init_state
 
-# No regularizers: what moves the field comes from the prior.
+# No regularizers: what moves the field comes from the prior. Cameras that do not look past it.
 CONFIG = TrainConfig(
     steps=20,
     views=1,
     optimizer=AdamConfig(learning_rate=0.05, warm_up=0),
+    cameras=CameraConfig(look_at_std=0.0),
     sds=SdsConfig(guidance_weight=20.0),
     losses=LossConfig(orientation=Ramp(0.0, 0.0, 0), opacity=0.0, interlevel=0.0),
 )

@@ -39,7 +39,6 @@ _FORMAT = 1
 # Tables of embeddings are padded to a multiple of this, as T5's from 32,100 rows to 32,128.
 _TABLE_MULTIPLE = 128
 
-
 _Config = TypeVar("_Config")
 _Tokenizer = TypeVar("_Tokenizer", CLIPTokenizer, T5Tokenizer)
 
@@ -121,7 +120,7 @@ class CachedText:
                 part = Path(file.name)
             save_file({_ENTRY: embedding}, part, metadata=about)
             part.replace(self._file(prompt))
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             if part is not None:
                 with contextlib.suppress(OSError):
                     part.unlink()

@@ -1,0 +1,76 @@
+"""The study of settings from end to end, and the judging of samples, at tiny sizes."""
+
+import jax
+import numpy as np
+import pytest
+
+from dreamfusion_jax.priors import load_prior
+from dreamfusion_jax.toybox.judge import Judge, Verdict
+from dreamfusion_jax.toybox.world import Scene
+from experiments import judge_samples, measuring, study
+
+PROMPT = "a green car"
+TINY = (
+    *("--steps", "3", "--train.views", "1", "--scene.sampling.intervals", "8"),
+    *("--output.size", "16", "--output.frames", "1", "--output.mesh-resolution", "16"),
+    *("--train.sds.guidance-weight", "0"),
+)
+
+
+def _arguments(output, *changes):
+    return study.Arguments(changes=changes, prompts=(PROMPT,), output=output, size=16)
+
+
+def test_a_study_makes_and_measures_and_does_nothing_twice(tmp_path, monkeypatch):
+    made = []
+
+    def make(prompts, seeds, output, settings=()):
+        oracle = load_prior("oracle", PROMPT)
+        made.append(settings)
+        return measuring.make_objects(prompts, seeds, output, settings, oracle)
+
+    monkeypatch.setattr(study, "make_objects", make)
+    monkeypatch.setattr(study, "CHANGES", {"default": TINY, "no light": (*TINY, "--seed", "0")})
+    table = study.study(_arguments(tmp_path, "default", "no light"), measuring.no_jury)
+    _, _, default, same = table.splitlines()
+    assert default.split("|")[2:] == same.split("|")[2:]
+    assert f"{PROMPT} 0." in default and made == [TINY, (*TINY, "--seed", "0")]
+
+    monkeypatch.setattr(measuring.run, "start", lambda *_: pytest.fail("made again"))
+    again = study.study(_arguments(tmp_path, "default"), measuring.no_jury)
+    assert again.splitlines()[2] == default
+    assert (tmp_path / "default/a-green-car-seed0.png").is_file()
+
+
+def test_unknown_changes_are_named(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        study.main(["--changes", "more magic", "--judge", "None", "--output", str(tmp_path)])
+    assert stop.value.code == 2
+    assert "more magic" in capsys.readouterr().err
+
+
+class _Fixed(Judge):
+    """Says the same of every picture: a red car from its front."""
+
+    def __call__(self, params, images):
+        del params
+        sizes = (len(self.config.categories), len(self.config.colours), 4)
+        at = (self.config.categories.index("car"), self.config.colours.index("red"), 0)
+        return Verdict(
+            *(jax.nn.one_hot(np.full(len(images), i), n) for i, n in zip(at, sizes, strict=True))
+        )
+
+
+def test_accuracy_counts_what_was_asked_for():
+    car, cactus = Scene("car", "red"), Scene("cactus", "red")
+    scenes, views = [car, car, Scene("car", "blue"), cactus], [0, 2, 0, 2]
+    images = np.zeros((4, 8, 8, 3), np.float32)
+    found = judge_samples.accuracy(_Fixed(), None, images, scenes, views)
+    # A cactus has no front, so that its view does not count.
+    assert found == {"category": 0.75, "colour": 0.75, "view": pytest.approx(2 / 3)}
+
+
+def test_held_out_pairs_are_told_from_seen_ones():
+    vocabulary = judge_samples.Vocabulary(("car", "duck"), ("red", "blue"), ())
+    assert judge_samples.pairs_of(vocabulary, held_out=True) == [Scene("car", "red")]
+    assert len(judge_samples.pairs_of(vocabulary, held_out=False)) == 3
