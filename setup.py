@@ -24,6 +24,7 @@ setup(
     },
     install_requires=[
         "flax>=0.12",
+        "huggingface-hub>=1.0",
         "imageio-ffmpeg>=0.5,<0.8",  # 0.8 carries ffmpeg 9, with which mediapy cannot read.
         "jax>=0.10",
         "jaxtyping>=0.3",
@@ -32,9 +33,11 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "pillow>=11.0",
+        "protobuf>=5.0",  # With sentencepiece, for the tokenizer of DeepFloyd IF.
         "rich>=14.0",
         "safetensors>=0.5",
         "scikit-image>=0.25",
+        "sentencepiece>=0.2",
         "transformers>=5.0",
         "trimesh>=5.0",
         "tyro>=1.0",

@@ -7,7 +7,6 @@ never seen, one after the other so that an embedding does not depend on its comp
 import contextlib
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import os
 import tempfile
@@ -203,9 +202,6 @@ def _load_tokenizer(
     if not any(names.issuperset(form) for form in forms):
         wanted = " nor ".join(" with ".join(form) for form in forms)
         raise WeightsError(f"{folder} is no {kind.__name__}: it has neither {wanted}")
-    spiece = "spiece.model" in names and "tokenizer.json" not in names
-    if spiece and importlib.util.find_spec("sentencepiece") is None:
-        raise WeightsError(f"{folder}: spiece.model needs `pip install sentencepiece protobuf`")
     try:
         tokenizer = kind.from_pretrained(folder)
     except Exception as error:  # The libraries below raise errors of every kind.
