@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import light, one_camera, sphere_points
+from tiny import grey_renderer, one_camera, sphere_points
 
 from dreamfusion_jax.camera import cast_rays
 from dreamfusion_jax.field import MlpField, ProposalMlp
@@ -16,7 +16,7 @@ from dreamfusion_jax.losses import (
     weigh,
 )
 from dreamfusion_jax.maths import Ramp
-from dreamfusion_jax.render import SamplingConfig, SceneModel, render_rays
+from dreamfusion_jax.render import SamplingConfig, SceneModel
 
 RNG = np.random.default_rng(0)
 WEIGHTS = RNG.uniform(0, 0.2, (4, 5)).astype(np.float32)
@@ -64,15 +64,7 @@ def rendered():
     )
     rays = jax.tree.map(lambda x: x[None], cast_rays(one_camera(), 2, 3))
 
-    def render(params):
-        return render_rays(
-            model,
-            params,
-            rays,
-            light((1,)),
-            variance=jnp.array(1e-2),
-            backdrop=jnp.full((1, 3), 0.5),
-        )
+    render = grey_renderer(model, rays, 1e-2)
 
     @jax.jit
     def losses_and_gradients(params):

@@ -6,13 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from tiny import LEVELS, SCHEDULE, BentPrior, light, one_camera
+from tiny import LEVELS, SCHEDULE, BentPrior, grey_renderer, one_camera
 
 from dreamfusion_jax.camera import cast_rays
 from dreamfusion_jax.field import MlpField
 from dreamfusion_jax.maths import Ramp
 from dreamfusion_jax.prior import Condition, GaussianPrior
-from dreamfusion_jax.render import SamplingConfig, SceneModel, render_rays
+from dreamfusion_jax.render import SamplingConfig, SceneModel
 from dreamfusion_jax.sds import SdsConfig, distill, sample_time, sds_loss
 
 T = np.array([0.05, 0.3, 0.55, 0.92], np.float32)
@@ -152,14 +152,7 @@ def test_gradient_through_the_renderer_is_a_vector_jacobian_product():
     condition = Condition(jnp.array(mean), jnp.zeros_like(mean))
 
     def render(params):
-        return render_rays(
-            model,
-            params,
-            rays,
-            light((1,)),
-            variance=jnp.array(1e-3),
-            backdrop=jnp.full((1, 3), 0.5),
-        ).color
+        return grey_renderer(model, rays, 1e-3)(params).color
 
     @jax.jit
     def sds_gradient(params):

@@ -10,7 +10,7 @@ from dreamfusion_jax.camera import Camera, Rays, orbit
 from dreamfusion_jax.field import ProposalMlp
 from dreamfusion_jax.lighting import Lighting
 from dreamfusion_jax.prior import GaussianPrior
-from dreamfusion_jax.render import SamplingConfig, SceneModel
+from dreamfusion_jax.render import SamplingConfig, SceneModel, render_rays
 from dreamfusion_jax.schedule import NoiseSchedule
 
 LEVELS = np.cos(np.linspace(0.1, 1.45, 10)) ** 2
@@ -169,3 +169,19 @@ def network_by_hand(params, x, blocks):
         hidden = hidden / (1 + np.exp(-hidden))
         x = norm(block, x + dense(2 * block + 2, hidden))
     return dense(2 * blocks + 1, x)
+
+
+def grey_renderer(model, rays, variance):
+    """Function from parameters to what rays [1, ...] see over grey, under one light."""
+
+    def render(params):
+        return render_rays(
+            model,
+            params,
+            rays,
+            light((1,)),
+            variance=jnp.array(variance),
+            backdrop=jnp.full((1, 3), 0.5),
+        )
+
+    return render
