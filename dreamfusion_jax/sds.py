@@ -80,6 +80,16 @@ def weight(prior: Prior, t: Float[Array, "V"], config: SdsConfig) -> Float[Array
             return sigma / prior.schedule.alpha(t)
 
 
+def check_clipping(prior: Prior, config: SdsConfig) -> None:
+    """Refuses what `distill` cannot do.
+
+    Raises:
+        ValueError: `clip_denoised` for a prior of unbounded latents.
+    """
+    if config.clip_denoised and not prior.bounded:
+        raise ValueError("clip_denoised is for pixel priors; set --train.sds.clip-denoised False")
+
+
 def distill(
     prior: Prior,
     params: PriorParams,
@@ -99,7 +109,11 @@ def distill(
         eps: Standard normal noise.
         condition: What the views should show.
         config: Guidance and weighting.
+
+    Raises:
+        ValueError: `clip_denoised` for a prior of unbounded latents.
     """
+    check_clipping(prior, config)
     z = jax.lax.stop_gradient(z)
     noised = prior.schedule.add_noise(z, eps, t)
     eps_hat = guide(prior, params, noised, t, condition, config.guidance_weight)

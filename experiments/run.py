@@ -20,6 +20,7 @@ from dreamfusion_jax.checkpoint import CheckpointError, load_config, save_config
 from dreamfusion_jax.config import RunConfig
 from dreamfusion_jax.prior import Prior, PriorParams, encode_prompts
 from dreamfusion_jax.priors import PriorName, load_prior
+from dreamfusion_jax.sds import check_clipping
 from experiments.session import Session
 
 PresetName = Literal["toybox", "paper", "paper-if", "paper-sd", "fast-if", "fast-sd", "latent-sd"]
@@ -232,6 +233,7 @@ def start(argv: list[str], loaded: tuple[Prior, PriorParams] | None = None) -> S
         latent=config.scene.latent,
         image_size=arguments.image_size,
     )
+    check_clipping(prior, config.train.sds)
     text = encode_prompts(
         prior, params, arguments.prompt, config.train.prompts, arguments.negative_prompt
     )

@@ -146,6 +146,13 @@ def test_without_network(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "a-zebra-seed0").exists()
 
 
+def test_latents_are_not_clipped(weights, tmp_path, capsys):
+    arguments = [*TINY, "--weights", str(weights), "--output", str(tmp_path / "out")]
+    line = _refused(capsys, *arguments, "--train.sds.clip-denoised", "True")
+    assert "--train.sds.clip-denoised" in line
+    assert not (tmp_path / "out").exists()
+
+
 def test_samples_in_two_dimensions(weights, tmp_path):
     arguments = sample.Arguments(
         prompt=PROMPT,

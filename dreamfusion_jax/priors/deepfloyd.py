@@ -13,7 +13,7 @@ from dreamfusion_jax.diffusion.layers import Dtype
 from dreamfusion_jax.diffusion.weights import load_params
 from dreamfusion_jax.prior import PriorParams
 from dreamfusion_jax.priors.pipeline import open_pipeline
-from dreamfusion_jax.priors.pretrained import UNetPrior, read_schedule, read_unet
+from dreamfusion_jax.priors.pretrained import PretrainedPrior, read_schedule, read_unet
 from dreamfusion_jax.priors.text import CachedText, encode_t5
 
 DEFAULT_REPO = "DeepFloyd/IF-I-XL-v1.0"
@@ -23,7 +23,7 @@ _COMPONENTS = {"unet": ("UNet2DConditionModel",), "text_encoder": ("T5EncoderMod
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class DeepFloydPrior(UNetPrior):
+class DeepFloydPrior(PretrainedPrior):
     """See `dreamfusion_jax.prior.Prior`. Made by `load`.
 
     Attributes:

@@ -1,58 +1,34 @@
-"""What the pretrained priors share: a UNet that reads text, from a folder in diffusers' layout."""
+"""What the pretrained priors share: how they are read from a folder in diffusers' layout."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dreamfusion_jax.diffusion.layers import Dtype
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.unet_config import UNetConfig
 from dreamfusion_jax.diffusion.weights import WeightsError
-from dreamfusion_jax.prior import Condition, PriorParams, View, text_condition
+from dreamfusion_jax.prior import PriorParams
 from dreamfusion_jax.priors.pipeline import Pipeline
-from dreamfusion_jax.prompts import PromptConfig, Text
+from dreamfusion_jax.priors.unet_prior import UNetPrior
 from dreamfusion_jax.schedule import NoiseSchedule
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class UNetPrior:
-    """The part of `dreamfusion_jax.prior.Prior` that does not depend on what z_0 is.
+class PretrainedPrior(UNetPrior):
+    """A `UNetPrior` whose text encoder is not in memory.
 
     Attributes:
-        unet: The denoiser; its parameters are `params["unet"]`.
-        schedule: Noise schedule, and what the UNet predicts.
         text: Prompts to their embeddings, such as a `CachedText`.
     """
 
-    unet: UNet2DConditionModel
-    schedule: NoiseSchedule
     text: Callable[[Sequence[str]], Float[Array, "P N D"]]
 
     def encode_text(self, params: PriorParams, prompts: Sequence[str]) -> Float[Array, "P N D"]:
         """Embeddings of prompts; the text encoder's weights are not among `params`."""
         del params
         return self.text(prompts)
-
-    def condition(self, text: Text, view: View, config: PromptConfig) -> Condition:
-        """The text of the nearest view (or as configured), and the empty or negative text."""
-        return text_condition(text, view, config)
-
-    def predict_eps(
-        self,
-        params: PriorParams,
-        z: Float[Array, "V h w C"],
-        t: Float[Array, "V"],
-        embedding: Float[Array, "V N D"],
-    ) -> Float[Array, "V h w C"]:
-        """The noise in z_t, float32; channels beyond those of z, a learned variance, are left."""
-        index = self.schedule.timestep(t).astype(jnp.float32)
-        output = self.unet.apply({"params": params["unet"]}, z, index, embedding)
-        assert isinstance(output, jax.Array)
-        output = output[..., : z.shape[-1]].astype(jnp.float32)
-        return self.schedule.eps_from_output(output, z, t)
 
 
 def read_unet(pipeline: Pipeline, channels: int, dtype: Dtype) -> tuple[UNet2DConditionModel, int]:

@@ -17,7 +17,7 @@ from dreamfusion_jax.diffusion.vae import AutoencoderKL, VaeConfig
 from dreamfusion_jax.diffusion.weights import load_params
 from dreamfusion_jax.prior import PriorParams
 from dreamfusion_jax.priors.pipeline import open_pipeline
-from dreamfusion_jax.priors.pretrained import UNetPrior, read_schedule, read_unet
+from dreamfusion_jax.priors.pretrained import PretrainedPrior, read_schedule, read_unet
 from dreamfusion_jax.priors.text import CachedText, encode_clip
 
 DEFAULT_REPO = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -34,7 +34,7 @@ _COMPONENTS = {
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class StableDiffusionPrior(UNetPrior):
+class StableDiffusionPrior(PretrainedPrior):
     """See `dreamfusion_jax.prior.Prior`. Made by `load`.
 
     Attributes:

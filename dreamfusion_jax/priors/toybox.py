@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 from transformers import CLIPTokenizer
 
@@ -15,8 +14,8 @@ from dreamfusion_jax.diffusion.clip import ClipTextConfig, ClipTextModel
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.unet_config import UNetConfig
 from dreamfusion_jax.diffusion.weights import load_params
-from dreamfusion_jax.prior import Condition, PriorParams, View, text_condition
-from dreamfusion_jax.prompts import PromptConfig, Text
+from dreamfusion_jax.prior import PriorParams
+from dreamfusion_jax.priors.unet_prior import UNetPrior
 from dreamfusion_jax.schedule import NoiseSchedule
 from dreamfusion_jax.toybox.architecture import (
     BLOCK,
@@ -31,23 +30,19 @@ SHIPPED = Path(__file__).parent.parent / "weights" / "toybox"
 """The folder of the prior that is installed with the package."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ToyboxPrior:
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class ToyboxPrior(UNetPrior):
     """See `dreamfusion_jax.prior.Prior`. Made by `load`.
 
     Attributes:
-        unet: The denoiser.
         text_encoder: A small CLIP text tower.
         tokenizer: Words to ids.
-        schedule: Noise schedule.
         vocabulary: What the prior was trained on.
         image_size: Height and width of its pictures, pixels.
     """
 
-    unet: UNet2DConditionModel
     text_encoder: ClipTextModel
     tokenizer: CLIPTokenizer
-    schedule: NoiseSchedule
     vocabulary: Vocabulary
     image_size: int
     bounded: ClassVar[bool] = True
@@ -77,23 +72,6 @@ class ToyboxPrior:
         """The inverse of `encode_image`."""
         del params
         return 0.5 * depth_to_space(z) + 0.5
-
-    def condition(self, text: Text, view: View, config: PromptConfig) -> Condition:
-        """The text of the nearest view (or as configured), and the empty text."""
-        return text_condition(text, view, config)
-
-    def predict_eps(
-        self,
-        params: PriorParams,
-        z: Float[Array, "V h w C"],
-        t: Float[Array, "V"],
-        embedding: Float[Array, "V N D"],
-    ) -> Float[Array, "V h w C"]:
-        """The noise in z_t."""
-        index = self.schedule.timestep(t).astype(jnp.float32)
-        output = self.unet.apply({"params": params["unet"]}, z, index, embedding)
-        assert isinstance(output, jax.Array)
-        return self.schedule.eps_from_output(output.astype(jnp.float32), z, t)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -1,0 +1,43 @@
+"""What the priors with a UNet share, embedded or pretrained."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
+from dreamfusion_jax.prior import Condition, PriorParams, View, text_condition
+from dreamfusion_jax.prompts import PromptConfig, Text
+from dreamfusion_jax.schedule import NoiseSchedule
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class UNetPrior:
+    """The part of `dreamfusion_jax.prior.Prior` that does not depend on what z_0 is.
+
+    Attributes:
+        unet: The denoiser; its parameters are `params["unet"]`.
+        schedule: Noise schedule, and what the UNet predicts.
+    """
+
+    unet: UNet2DConditionModel
+    schedule: NoiseSchedule
+
+    def condition(self, text: Text, view: View, config: PromptConfig) -> Condition:
+        """The text of the nearest view (or as configured), and the empty or negative text."""
+        return text_condition(text, view, config)
+
+    def predict_eps(
+        self,
+        params: PriorParams,
+        z: Float[Array, "V h w C"],
+        t: Float[Array, "V"],
+        embedding: Float[Array, "V N D"],
+    ) -> Float[Array, "V h w C"]:
+        """The noise in z_t, float32; channels beyond those of z, a learned variance, are left."""
+        index = self.schedule.timestep(t).astype(jnp.float32)
+        output = self.unet.apply({"params": params["unet"]}, z, index, embedding)
+        assert isinstance(output, jax.Array)
+        output = output[..., : z.shape[-1]].astype(jnp.float32)
+        return self.schedule.eps_from_output(output, z, t)
