@@ -67,33 +67,44 @@ PAPER = RunConfig(
 )
 """Every number of the paper, with the embedded prior in Imagen's place."""
 
-TOYBOX = RunConfig(
-    scene=SceneModel(
-        field=GridField(),
-        sampling=SamplingConfig(radius=0.62, proposals=(), intervals=48, normals="ray"),
-        background=None,
-    ),
-    train=TrainConfig(
-        steps=600,
-        views=4,
-        variance=Ramp(0.0, 0.0, 0),
-        optimizer=AdamConfig(learning_rate=0.1),
-        prompts=PromptConfig(views="octants"),
-        cameras=NARROW_CAMERAS,
-        lighting=dataclasses.replace(SOFT_LIGHTING, albedo_steps=150),
-        sds=SdsConfig(
-            guidance_weight=6.0,
-            time_high=Ramp(0.98, 0.5, 600),
-            weighting="image",
-            clip_denoised=True,
+
+def _toybox(steps: int, output: OutputConfig) -> RunConfig:
+    """Distillation from the embedded prior, with schedules in proportion to its length."""
+    return RunConfig(
+        scene=SceneModel(
+            field=GridField(),
+            sampling=SamplingConfig(radius=0.62, proposals=(), intervals=48, normals="ray"),
+            background=None,
         ),
-        losses=LossConfig(
-            orientation=Ramp(1e-2, 1e-1, 500), opacity=0.01, entropy=Ramp(0.02, 0.3, 450)
+        train=TrainConfig(
+            steps=steps,
+            views=4,
+            variance=Ramp(0.0, 0.0, 0),
+            optimizer=AdamConfig(learning_rate=0.1),
+            prompts=PromptConfig(views="octants"),
+            cameras=NARROW_CAMERAS,
+            lighting=dataclasses.replace(SOFT_LIGHTING, albedo_steps=steps // 4),
+            sds=SdsConfig(
+                guidance_weight=6.0,
+                time_high=Ramp(0.98, 0.5, steps),
+                weighting="image",
+                clip_denoised=True,
+            ),
+            losses=LossConfig(
+                orientation=Ramp(1e-2, 1e-1, 5 * steps // 6),
+                opacity=0.01,
+                entropy=Ramp(0.02, 0.3, 3 * steps // 4),
+            ),
         ),
-    ),
-)
+        output=output,
+    )
+
+
+TOYBOX = _toybox(600, OutputConfig())
 """The default: the best result that a CPU reaches in a few minutes."""
 
+QUALITY = _toybox(2000, OutputConfig(size=256, frames=72, mesh_resolution=128))
+"""`TOYBOX` with more patience."""
 
 FAST_SD = RunConfig(
     scene=SceneModel(

@@ -8,7 +8,7 @@ and `__call__` takes. The renderer knows fields only by the protocol `Field`.
 """
 
 import dataclasses
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -105,7 +105,11 @@ class MlpField:
     frequencies: int = 8
     blob: Blob = Blob()
     bfloat16: bool = False
-    latent: ClassVar[bool] = False
+
+    @property
+    def latent(self) -> bool:
+        """No: see `GridField` for latents."""
+        return False
 
     def _module(self) -> _ResidualMlp:
         dtype = jnp.dtype(jnp.bfloat16 if self.bfloat16 else jnp.float32)

@@ -23,9 +23,12 @@ from dreamfusion_jax.priors import PriorName, load_prior
 from dreamfusion_jax.sds import check_clipping
 from experiments.session import Session
 
-PresetName = Literal["toybox", "paper", "paper-if", "paper-sd", "fast-if", "fast-sd", "latent-sd"]
+PresetName = Literal[
+    "toybox", "quality", "paper", "paper-if", "paper-sd", "fast-if", "fast-sd", "latent-sd"
+]
 PRESETS: dict[PresetName, tuple[PriorName, RunConfig]] = {
     "toybox": ("toybox", presets.TOYBOX),
+    "quality": ("toybox", presets.QUALITY),
     "paper": ("toybox", presets.PAPER),
     "paper-if": ("deepfloyd", presets.PAPER),
     "paper-sd": ("stable-diffusion", presets.PAPER),
@@ -50,10 +53,10 @@ class Arguments:
         prompt: What to make, for example "a red mushroom".
         negative_prompt: What to steer away from.
         seed: Of everything random; the same seed gives the same object.
-        preset: "toybox" is made for a CPU and a few minutes; "paper" is DreamFusion as
-            published (hours on a CPU), "paper-if" and "paper-sd" the same with a pretrained
-            prior, "fast-if" and "fast-sd" want a GPU and less patience;
-            "latent-sd" renders latents, which is faster and coarser.
+        preset: "toybox" is made for a CPU and a few minutes, "quality" for three times as
+            many; "paper" is DreamFusion as published (hours on a CPU), "paper-if" and
+            "paper-sd" the same with a pretrained prior; "fast-if" and "fast-sd" want a GPU
+            and less patience; "latent-sd" renders latents, which is faster and coarser.
         steps: Length of the optimisation; the preset's if not given.
         output: Folder that gets the run's folder.
         resume: Folder of a stopped run to go on with; give no other option with it.

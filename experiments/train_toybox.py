@@ -174,12 +174,12 @@ class Training:
         self.networks = make_networks(self.settings.model, self.tokenizer, dtype)
         self.schedule = NoiseSchedule.from_config(architecture.SCHEDULER)
         self.prior = ToyboxPrior(
-            self.networks.unet,
-            self.networks.text_encoder,
-            self.tokenizer,
-            self.schedule,
-            self.settings.vocabulary,
-            self.settings.model.image_size,
+            unet=self.networks.unet,
+            schedule=self.schedule,
+            text_encoder=self.networks.text_encoder,
+            tokenizer=self.tokenizer,
+            vocabulary=self.settings.vocabulary,
+            image_size=self.settings.model.image_size,
         )
 
     def run(self) -> None:
