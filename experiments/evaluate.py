@@ -4,10 +4,10 @@
     python -m experiments.evaluate --runs outputs/a-red-car-seed0 outputs/a-red-car-seed1
 
 The first command makes twelve prompts with two seeds, some of them pairs that the prior
-never saw, and goes on where it was stopped; the second measures runs that are there. Writes
-table.md and a contact sheet for each run to --output. The same measures are printed for
-the true object, for the empty scene and for the best-fitting sphere, which says what they
-are worth.
+never saw, and goes on where it was stopped; the second measures runs that are there.
+Writes table.md, a contact sheet for each run and objects.png with all prompts to --output.
+The same measures are printed for the true object, for the empty scene and for the
+best-fitting sphere, which says what they are worth.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 
 from dreamfusion_jax.checkpoint import CheckpointError
-from dreamfusion_jax.media import save_png
+from dreamfusion_jax.media import contact_sheet, save_png
 from dreamfusion_jax.toybox import metrics
 from dreamfusion_jax.toybox.captions import UnknownWordsError
 from dreamfusion_jax.toybox.judge import SHIPPED, load_judge
@@ -27,6 +27,7 @@ from experiments.measuring import (
     Jury,
     Row,
     draw_sheet,
+    glance,
     load_run,
     look_at_run,
     make_jury,
@@ -80,6 +81,7 @@ def evaluate(folders: tuple[Path, ...], output: Path, jury: Jury, size: int) -> 
     """
     rows: list[Row] = []
     seen: dict[Scene, list[Row]] = {}
+    glances: dict[str, np.ndarray] = {}
     for number, folder in enumerate(folders, 1):
         print(f"{number}/{len(folders)} {folder}", flush=True)
         finished = load_run(folder)
@@ -88,6 +90,7 @@ def evaluate(folders: tuple[Path, ...], output: Path, jury: Jury, size: int) -> 
         output.mkdir(parents=True, exist_ok=True)
         name = f"{slug(finished.prompt)}-seed{finished.seed}.png"
         save_png(output / name, draw_sheet(looks, truth))
+        glances.setdefault(finished.prompt, glance(looks))
         if scene not in seen:
             marks = {
                 "truth": truth,
@@ -97,6 +100,7 @@ def evaluate(folders: tuple[Path, ...], output: Path, jury: Jury, size: int) -> 
             seen[scene] = [measure(name, scene, p, jury) for name, p in marks.items()]
         title = f"{finished.prompt}, seed {finished.seed}"
         rows.append(measure(title, scene, portrait_of(looks), jury))
+    save_png(output / "objects.png", contact_sheet(np.stack([*glances.values()]), [*glances]))
     return write_table(rows, seen)
 
 

@@ -188,3 +188,9 @@ def draw_sheet(looks: Looks, truth: Portrait) -> np.ndarray:
     rows = [truth.color, looks.color, looks.shaded, looks.textureless, looks.normals]
     labels = ["truth", "colour", "shaded", "textureless", "normals"]
     return contact_sheet(np.stack([np.asarray(row)[:AZIMUTHS] for row in rows]), labels)
+
+
+def glance(looks: Looks) -> np.ndarray:
+    """Four sides in colour, then shaded [8, H, W, 3]: a row of a picture of many objects."""
+    sides = slice(AZIMUTHS, 2 * AZIMUTHS, 2)
+    return np.concatenate([np.asarray(looks.color)[sides], np.asarray(looks.shaded)[sides]])

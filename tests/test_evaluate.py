@@ -65,6 +65,8 @@ def test_a_small_run_is_measured_from_the_command_line(finished: Path, tmp_path:
     assert float(mine[4]) > 0.0
     with Image.open(tmp_path / "out" / "a-green-car-seed0.png") as sheet:
         assert sheet.height == 5 * SIZE + 6 * 2
+    with Image.open(tmp_path / "out" / "objects.png") as grid:
+        assert grid.height == SIZE + 2 * 2
 
 
 def _row(colour: str, seed: int, iou: float, facing: float, category: int) -> Row:
