@@ -2,8 +2,8 @@
 
     python -m experiments.train_judge
 
-It sees ground-truth renders only, of every category in every colour (pairs that the prior
-never sees among them), with and without shading, blurred, noisy and tinted a little, so
+It sees ground-truth renders only, of the prior's categories in every colour (pairs that the
+prior never sees among them), with and without shading, blurred, noisy and tinted a little, so
 that it judges the softer objects of score distillation fairly. Stop with Ctrl-C at any
 time: the same command goes on from there. Copy judge.json and model.safetensors of the
 output into dreamfusion_jax/weights/judge/ to ship them.
@@ -34,7 +34,7 @@ from dreamfusion_jax.toybox.judge import Judge, JudgeConfig, Params, Verdict, sa
 from dreamfusion_jax.toybox.renderer import Layers, colourise
 from dreamfusion_jax.toybox.world import CATEGORIES
 from experiments.run import fail
-from experiments.toybox_data import Optimization, Settings, learning_rate, load_bank
+from experiments.toybox_data import SMALL, Optimization, Settings, learning_rate, load_bank
 from experiments.train_toybox import deferred_interrupt
 
 _CAMERAS = CameraConfig(
@@ -52,7 +52,7 @@ _LIGHTING = LightingConfig(
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """A training of the judge.
+    """A training of the judge; the defaults are the judge that is shipped.
 
     Attributes:
         output: Folder of the judge; training goes on from what is found there.
@@ -68,15 +68,17 @@ class Arguments:
     """
 
     output: Path = Path("outputs/toybox-judge")
-    steps: int = 6000
-    batch_size: int = 128
+    steps: int = 2500
+    batch_size: int = 96
     learning_rate: float = 1e-3
     seed: int = 20_000
-    views: int = 1000
-    unseen: int = 50
-    report_every: int = 200
-    modifiers: bool = True
-    judge: JudgeConfig = JudgeConfig()
+    views: int = 3500
+    unseen: int = 100
+    report_every: int = 100
+    modifiers: bool = False
+    judge: JudgeConfig = JudgeConfig(
+        categories=SMALL.vocabulary.categories, channels=(24, 48, 96, 160)
+    )
 
 
 @pytree
