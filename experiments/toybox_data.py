@@ -42,7 +42,7 @@ class Optimization:
         seed: Of everything random.
     """
 
-    steps: int = 6600
+    steps: int = 12_000
     batch_size: int = 64
     learning_rate: float = 5e-4
     warm_up: int = 300
