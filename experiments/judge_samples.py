@@ -131,7 +131,7 @@ def judge_samples(config: Arguments) -> str:
             sheet = images.reshape(len(scenes), len(VIEWS), *images.shape[1:])[:16]
             path = config.output.with_stem(f"{config.output.stem}-{title.replace(' ', '-')}")
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_png(path, contact_sheet(enlarge(jnp.asarray(sheet)), texts[:: len(VIEWS)][:16]))
+            save_png(path, contact_sheet(enlarge(jnp.asarray(sheet)), [*map(caption, scenes[:16])]))
     return "".join(lines)
 
 
