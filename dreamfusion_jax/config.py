@@ -5,7 +5,7 @@ from typing import Literal
 
 from dreamfusion_jax.camera import CameraConfig
 from dreamfusion_jax.encoding import GridConfig
-from dreamfusion_jax.field import EnvironmentMap, GridField, MlpField
+from dreamfusion_jax.field import Blob, EnvironmentMap, GridField, MlpField
 from dreamfusion_jax.lighting import LightingConfig
 from dreamfusion_jax.losses import LossConfig
 from dreamfusion_jax.maths import Ramp
@@ -166,7 +166,9 @@ def with_field(config: RunConfig, name: FieldName) -> RunConfig:
         field = GridField(radius=config.scene.sampling.radius)
         train = dataclasses.replace(config.train, optimizer=AdamConfig(learning_rate=0.05))
     else:
-        field = MlpField()
+        # The blob is added after the exponential, so that nothing can carve it away: it has to
+        # fit into the thinnest toy. The paper's, of width 0.2, would be a fog around it.
+        field = MlpField(blob=Blob(strength=5.0, width=0.05))
         train = dataclasses.replace(
             config.train,
             variance=Ramp(1e-2, 1e-4, config.train.steps // 2),
