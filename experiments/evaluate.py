@@ -45,9 +45,6 @@ PROMPTS = (
 )
 """What is made where no runs are given: ten kinds of object, four prompts held out."""
 
-_BRIEF = ("--output.preview-every", "100000", "--output.frames", "4", "--output.size", "64")
-"""The measures look at the objects themselves."""
-
 _CLEAR_LEAD = 0.10
 _ENOUGH_AZIMUTHS = 6
 
@@ -199,9 +196,8 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.size < 16:
             raise ValueError(f"--size must be at least 16, not {arguments.size}")
         jury = make_jury(*load_judge(arguments.judge)) if arguments.judge else no_jury
-        settings = ["--preset", arguments.preset, *_BRIEF]
         runs = arguments.runs or make_objects(
-            PROMPTS, arguments.seeds, arguments.output / "runs", settings
+            PROMPTS, arguments.seeds, arguments.output / "runs", ["--preset", arguments.preset]
         )
         table = evaluate(runs, arguments.output, jury, arguments.size)
     except (CheckpointError, UnknownWordsError, ValueError, OSError) as error:

@@ -27,6 +27,10 @@ _RING_VIEWS = (0, 1, 1, 2, 2, 1, 1, 0)
 """What the judge should say of the lower ring: 22.5 degrees is a front, 67.5 a side."""
 
 
+_BRIEF = ("--output.preview-every", "100000", "--output.frames", "4", "--output.size", "64")
+"""The measures look at the objects themselves, and need no turntables."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Judgement:
     """What the judge says of the lower ring of a portrait's views.
@@ -118,7 +122,8 @@ def make_objects(
         folders.append(folder)
         if (folder / run.LAST_FILE).exists():
             continue
-        argv = ["--prompt", prompt, "--seed", str(seed), "--output", str(output), *settings]
+        argv = ["--prompt", prompt, "--seed", str(seed), "--output", str(output)]
+        argv += [*_BRIEF, *settings]
         if (folder / "config.json").exists():
             argv = ["--resume", str(folder)]
         loaded = loaded or toybox.load()
