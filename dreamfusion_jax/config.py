@@ -83,7 +83,11 @@ def _toybox(steps: int, output: OutputConfig) -> RunConfig:
             optimizer=AdamConfig(learning_rate=0.1),
             prompts=PromptConfig(views="octants"),
             cameras=NARROW_CAMERAS,
-            lighting=dataclasses.replace(SOFT_LIGHTING, albedo_steps=steps // 4),
+            # Lit at every later step: a dark albedo would else pass for the side away from the
+            # light, of which the prior's pictures have many.
+            lighting=dataclasses.replace(
+                SOFT_LIGHTING, albedo_steps=steps // 4, diffuse_probability=1.0
+            ),
             sds=SdsConfig(
                 guidance_weight=6.0,
                 time_high=Ramp(0.98, 0.5, steps),

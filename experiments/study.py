@@ -45,7 +45,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "smoothness 0.02": ("--scene.field.smoothness", "0.02"),
     "smoothness 0.001": ("--scene.field.smoothness", "0.001"),
     "entropy to 0.1": ("--train.losses.entropy.end", "0.1"),
-    "always lit": ("--train.lighting.diffuse-probability", "1"),
+    "lit half of the time": ("--train.lighting.diffuse-probability", "0.5"),
     "never lit": ("--train.lighting.diffuse-probability", "0"),
     "opacity 0.03": ("--train.losses.opacity", "0.03"),
     "grid 16 + 32 + 64": ("--scene.field.grid.resolutions", "16", "32", "64"),
