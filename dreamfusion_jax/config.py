@@ -128,7 +128,7 @@ FAST_SD = RunConfig(
     ),
     output=OutputConfig(preview_every=500, checkpoint_every=500, distance=1.4, focal=0.9, size=256),
 )
-"""Stable Diffusion on a GPU in under an hour: a hash grid, one view a step, Adam.
+"""Stable Diffusion on a GPU: a hash grid, one view a step, Adam.
 
 Chosen from what users of other implementations report; not tuned with real weights yet.
 """

@@ -16,11 +16,9 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from dreamfusion_jax.checkpoint import CheckpointError
 from dreamfusion_jax.media import contact_sheet, save_png
 from dreamfusion_jax.toybox import metrics
-from dreamfusion_jax.toybox.captions import UnknownWordsError
-from dreamfusion_jax.toybox.judge import SHIPPED, load_judge
+from dreamfusion_jax.toybox.judge import SHIPPED
 from dreamfusion_jax.toybox.metrics import AZIMUTHS
 from dreamfusion_jax.toybox.world import CATEGORIES, HELD_OUT, Scene
 from experiments.measuring import (
@@ -28,12 +26,11 @@ from experiments.measuring import (
     Row,
     draw_sheet,
     glance,
+    load_jury,
     load_run,
     look_at_run,
-    make_jury,
     make_objects,
     measure,
-    no_jury,
     portrait_of,
 )
 from experiments.run import PresetName, fail, slug
@@ -195,12 +192,12 @@ def main(argv: list[str] | None = None) -> None:
     try:
         if arguments.size < 16:
             raise ValueError(f"--size must be at least 16, not {arguments.size}")
-        jury = make_jury(*load_judge(arguments.judge)) if arguments.judge else no_jury
+        jury = load_jury(arguments.judge)
         runs = arguments.runs or make_objects(
             PROMPTS, arguments.seeds, arguments.output / "runs", ["--preset", arguments.preset]
         )
         table = evaluate(runs, arguments.output, jury, arguments.size)
-    except (CheckpointError, UnknownWordsError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         fail(str(error))
     (arguments.output / "table.md").write_text(table, encoding="utf-8")
     print(table)

@@ -16,7 +16,7 @@ from dreamfusion_jax.prior import Prior, PriorParams
 from dreamfusion_jax.priors import load_prior, toybox
 from dreamfusion_jax.toybox import metrics
 from dreamfusion_jax.toybox.captions import Vocabulary
-from dreamfusion_jax.toybox.judge import Judge, Params
+from dreamfusion_jax.toybox.judge import Judge, Params, load_judge
 from dreamfusion_jax.toybox.metrics import AZIMUTHS, Measures, Portrait
 from dreamfusion_jax.toybox.world import Scene
 from dreamfusion_jax.train import Model, TrainState, init_state
@@ -88,6 +88,15 @@ def make_jury(judge: Judge, params: Params) -> Jury:
 def no_jury(portrait: Portrait, scene: Scene) -> None:
     """Judges nothing."""
     del portrait, scene
+
+
+def load_jury(folder: Path | None) -> Jury:
+    """The judge in a folder, or none.
+
+    Raises:
+        FileNotFoundError: There is no judge in the folder.
+    """
+    return make_jury(*load_judge(folder)) if folder else no_jury
 
 
 def measure(name: str, scene: Scene, portrait: Portrait, jury: Jury) -> Row:

@@ -249,7 +249,7 @@ def main(argv: list[str] | None = None) -> None:
     """Runs from the command line."""
     try:
         start(sys.argv[1:] if argv is None else argv).run()
-    except (CheckpointError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         fail(str(error))
 
 

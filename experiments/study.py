@@ -14,20 +14,18 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from dreamfusion_jax.checkpoint import CheckpointError
 from dreamfusion_jax.media import save_png
-from dreamfusion_jax.toybox.judge import SHIPPED, load_judge
+from dreamfusion_jax.toybox.judge import SHIPPED
 from dreamfusion_jax.toybox.metrics import AZIMUTHS, truth_portrait
 from experiments.measuring import (
     Jury,
     Row,
     draw_sheet,
+    load_jury,
     load_run,
     look_at_run,
-    make_jury,
     make_objects,
     measure,
-    no_jury,
     portrait_of,
 )
 from experiments.run import fail, slug
@@ -123,9 +121,9 @@ def main(argv: list[str] | None = None) -> None:
                 raise ValueError(f"unknown change {name!r}; known: {', '.join(CHANGES)}")
         if not arguments.changes or not arguments.prompts:
             raise ValueError("--changes and --prompts must not be empty")
-        jury = make_jury(*load_judge(arguments.judge)) if arguments.judge else no_jury
+        jury = load_jury(arguments.judge)
         table = study(arguments, jury)
-    except (CheckpointError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         fail(str(error))
     (arguments.output / "table.md").write_text(table, encoding="utf-8")
     print(table)
