@@ -21,6 +21,7 @@ from dreamfusion_jax.toybox import metrics
 from dreamfusion_jax.toybox.judge import SHIPPED
 from dreamfusion_jax.toybox.metrics import AZIMUTHS
 from dreamfusion_jax.toybox.world import CATEGORIES, HELD_OUT, Scene
+from experiments.errors import one_line_errors
 from experiments.measuring import (
     Jury,
     Row,
@@ -33,7 +34,7 @@ from experiments.measuring import (
     measure,
     portrait_of,
 )
-from experiments.run import PresetName, fail, slug
+from experiments.run import PresetName, slug
 
 PROMPTS = (
     *("a red car", "a blue car", "a yellow duck", "a blue rocket"),
@@ -189,7 +190,7 @@ def _differences(rows: list[Row]) -> list[str]:
 def main(argv: list[str] | None = None) -> None:
     """Evaluates from the command line."""
     arguments = tyro.cli(Arguments, args=argv, description=__doc__)
-    try:
+    with one_line_errors():
         if arguments.size < 16:
             raise ValueError(f"--size must be at least 16, not {arguments.size}")
         jury = load_jury(arguments.judge)
@@ -197,10 +198,8 @@ def main(argv: list[str] | None = None) -> None:
             PROMPTS, arguments.seeds, arguments.output / "runs", ["--preset", arguments.preset]
         )
         table = evaluate(runs, arguments.output, jury, arguments.size)
-    except (ValueError, OSError) as error:
-        fail(str(error))
-    (arguments.output / "table.md").write_text(table, encoding="utf-8")
-    print(table)
+        (arguments.output / "table.md").write_text(table, encoding="utf-8")
+        print(table)
 
 
 if __name__ == "__main__":

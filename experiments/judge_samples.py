@@ -23,7 +23,7 @@ from dreamfusion_jax.toybox.bank import allowed_colours
 from dreamfusion_jax.toybox.captions import Vocabulary, caption
 from dreamfusion_jax.toybox.judge import SHIPPED, Judge, load_judge
 from dreamfusion_jax.toybox.world import CATEGORIES, Scene
-from experiments.run import fail
+from experiments.errors import one_line_errors
 from experiments.sample import enlarge
 
 _BATCH = 24
@@ -138,12 +138,10 @@ def judge_samples(config: Arguments) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Judges from the command line."""
     arguments = tyro.cli(Arguments, args=argv, description=__doc__)
-    try:
+    with one_line_errors():
         if min(arguments.rounds, arguments.steps) < 1:
             raise ValueError("--rounds and --steps must be at least 1")
         print(judge_samples(arguments))
-    except (OSError, ValueError) as error:
-        fail(str(error))
 
 
 if __name__ == "__main__":

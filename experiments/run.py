@@ -11,7 +11,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
@@ -21,6 +21,7 @@ from dreamfusion_jax.config import RunConfig
 from dreamfusion_jax.prior import Prior, PriorParams, encode_prompts
 from dreamfusion_jax.priors import PriorName, load_prior
 from dreamfusion_jax.sds import check_clipping
+from experiments.errors import one_line_errors
 from experiments.session import Session
 
 PresetName = Literal[
@@ -247,16 +248,8 @@ def start(argv: list[str], loaded: tuple[Prior, PriorParams] | None = None) -> S
 
 def main(argv: list[str] | None = None) -> None:
     """Runs from the command line."""
-    try:
+    with one_line_errors():
         start(sys.argv[1:] if argv is None else argv).run()
-    except (ValueError, OSError) as error:
-        fail(str(error))
-
-
-def fail(message: str) -> NoReturn:
-    """Ends the program with one line and exit code 2."""
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Writes one picture: a row for each view of the prompt, a column for each seed.
 """
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +17,8 @@ from dreamfusion_jax.media import contact_sheet, save_png
 from dreamfusion_jax.priors import load_prior
 from dreamfusion_jax.prompts import PromptConfig, view_prompts
 from dreamfusion_jax.sampling import sample_texts
-from experiments.run import fail, slug
+from experiments.errors import one_line_errors
+from experiments.run import slug
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,11 +92,9 @@ def enlarge(images: jax.Array, least: int = 64) -> jax.Array:
 def main(argv: list[str] | None = None) -> None:
     """Draws from the command line."""
     arguments = tyro.cli(Arguments, args=argv, description=__doc__)
-    try:
+    with one_line_errors():
         print(draw(arguments))
-    except (ValueError, OSError) as error:
-        fail(str(error))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -17,6 +17,7 @@ import tyro
 from dreamfusion_jax.media import save_png
 from dreamfusion_jax.toybox.judge import SHIPPED
 from dreamfusion_jax.toybox.metrics import AZIMUTHS, truth_portrait
+from experiments.errors import one_line_errors
 from experiments.measuring import (
     Jury,
     Row,
@@ -28,7 +29,7 @@ from experiments.measuring import (
     measure,
     portrait_of,
 )
-from experiments.run import fail, slug
+from experiments.run import slug
 
 CHANGES: dict[str, tuple[str, ...]] = {
     "default": (),
@@ -115,7 +116,7 @@ def study(arguments: Arguments, jury: Jury) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Studies from the command line."""
     arguments = tyro.cli(Arguments, args=argv, description=__doc__)
-    try:
+    with one_line_errors():
         for name in arguments.changes:
             if name not in CHANGES:
                 raise ValueError(f"unknown change {name!r}; known: {', '.join(CHANGES)}")
@@ -123,10 +124,8 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError("--changes and --prompts must not be empty")
         jury = load_jury(arguments.judge)
         table = study(arguments, jury)
-    except (ValueError, OSError) as error:
-        fail(str(error))
-    (arguments.output / "table.md").write_text(table, encoding="utf-8")
-    print(table)
+        (arguments.output / "table.md").write_text(table, encoding="utf-8")
+        print(table)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dreamfusion_jax.camera import CameraConfig
-from dreamfusion_jax.checkpoint import Checkpointer, CheckpointError, load_config, save_config
+from dreamfusion_jax.checkpoint import Checkpointer, load_config, save_config
 from dreamfusion_jax.lighting import LightingConfig, sample_backdrop
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.toybox.bank import Bank, BankConfig, palette_of
@@ -33,7 +33,7 @@ from dreamfusion_jax.toybox.captions import Vocabulary
 from dreamfusion_jax.toybox.judge import Judge, JudgeConfig, Params, Verdict, save_judge
 from dreamfusion_jax.toybox.renderer import Layers, colourise
 from dreamfusion_jax.toybox.world import CATEGORIES
-from experiments.run import fail
+from experiments.errors import one_line_errors
 from experiments.toybox_data import SMALL, Optimization, Settings, learning_rate, load_bank
 from experiments.train_toybox import deferred_interrupt
 
@@ -284,17 +284,13 @@ def open_folder(arguments: Arguments) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Trains from the command line."""
     arguments = tyro.cli(Arguments, args=argv, description=__doc__)
-    try:
+    with one_line_errors():
         if min(arguments.steps, arguments.batch_size, arguments.report_every) < 1:
             raise ValueError("--steps, --batch-size and --report-every must be at least 1")
         if not 0 < arguments.unseen < arguments.views:
             raise ValueError("--unseen must lie between 0 and --views")
         print(f"on unseen views: {describe(train(arguments))}")
         print(f"done: {arguments.output}")
-    except KeyError as error:
-        fail(f"the toybox has no {error.args[0]!r}")
-    except (CheckpointError, OSError, ValueError) as error:
-        fail(str(error))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dreamfusion_jax.checkpoint import Checkpointer, CheckpointError, load_config, save_config
+from dreamfusion_jax.checkpoint import Checkpointer, load_config, save_config
 from dreamfusion_jax.diffusion.weights import save_params
 from dreamfusion_jax.media import contact_sheet, save_png
 from dreamfusion_jax.priors.toybox import ToyboxPrior
@@ -34,7 +34,7 @@ from dreamfusion_jax.sampling import sample_texts
 from dreamfusion_jax.schedule import NoiseSchedule
 from dreamfusion_jax.toybox import architecture
 from dreamfusion_jax.toybox.tokenizer import build_tokenizer
-from experiments.run import fail
+from experiments.errors import one_line_errors
 from experiments.sample import enlarge
 from experiments.toybox_data import FULL, SMALL, Settings, grid_captions, load_pictures
 from experiments.toybox_model import State, init_state, make_networks, train_step
@@ -315,14 +315,10 @@ class _Report(contextlib.AbstractContextManager):
 
 def main(argv: list[str] | None = None) -> None:
     """Trains from the command line."""
-    try:
+    with one_line_errors():
         arguments = parse(sys.argv[1:] if argv is None else argv)
         open_folder(arguments)
         Training(arguments).run()
-    except KeyError as error:
-        fail(f"the toybox has no {error.args[0]!r}")
-    except (CheckpointError, OSError, ValueError) as error:
-        fail(str(error))
 
 
 if __name__ == "__main__":

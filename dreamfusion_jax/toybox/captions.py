@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dreamfusion_jax.camera import OCTANTS, VIEWS
-from dreamfusion_jax.toybox.world import CATEGORIES, COLOURS, MODIFIERS, Scene
+from dreamfusion_jax.toybox.world import CATEGORIES, COLOURS, MODIFIERS, Scene, check_known
 
 VIEW_WORDS = tuple(dict.fromkeys((*VIEWS, *OCTANTS)))
 """Every view name of either kind, the four of the paper first."""
@@ -52,15 +52,13 @@ class Vocabulary:
     modifiers: tuple[str, ...] = MODIFIERS
 
     def __post_init__(self) -> None:
-        """Names that do not exist raise KeyError."""
+        """Names that do not exist raise ValueError."""
         for names, known in (
             (self.categories, CATEGORIES),
             (self.colours, COLOURS),
             (self.modifiers, MODIFIERS),
         ):
-            for name in names:
-                if name not in known:
-                    raise KeyError(name)
+            check_known(names, known)
 
     def words(self) -> set[str]:
         """Every word that a caption of this vocabulary may contain."""

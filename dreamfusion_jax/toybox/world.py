@@ -1,7 +1,7 @@
 """What exists in the toybox: categories, colours, modifiers, and which pairs are held out."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 
 import jax
 
@@ -100,13 +100,20 @@ HELD_OUT: frozenset[tuple[str, str]] = frozenset(
 """(category, colour) pairs that no training image shows: one colour in ten of each category."""
 
 
+def check_known(names: Iterable[str], known: Collection[str]) -> None:
+    """Raises ValueError for the first of the names that is not among the known ones."""
+    for name in names:
+        if name not in known:
+            raise ValueError(f"the toybox has no {name!r}; it has {', '.join(known)}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Scene:
     """One object: a category, its main colour, and perhaps a modifier with its own colour.
 
     Raises:
-        KeyError: For a category or colour that does not exist.
-        ValueError: For a modifier that does not exist or lacks a colour.
+        ValueError: For a category, colour or modifier that does not exist, and for a modifier
+            without a colour.
     """
 
     category: str
@@ -116,13 +123,13 @@ class Scene:
 
     def __post_init__(self) -> None:
         """Refuses what the world does not have."""
-        _ = CATEGORIES[self.category], COLOURS[self.colour]
-        if self.modifier is not None and self.modifier not in MODIFIERS:
-            raise ValueError(f"no modifier {self.modifier!r}; there are {MODIFIERS}")
+        check_known([self.category], CATEGORIES)
+        check_known([self.colour], COLOURS)
         if (self.modifier is None) != (self.modifier_colour is None):
             raise ValueError("a modifier and its colour go together")
-        if self.modifier_colour is not None:
-            _ = COLOURS[self.modifier_colour]
+        if self.modifier is not None and self.modifier_colour is not None:
+            check_known([self.modifier], MODIFIERS)
+            check_known([self.modifier_colour], COLOURS)
 
     @property
     def palette(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
