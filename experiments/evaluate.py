@@ -88,7 +88,8 @@ def evaluate(folders: tuple[Path, ...], output: Path, jury: Jury, size: int) -> 
         output.mkdir(parents=True, exist_ok=True)
         name = f"{slug(finished.prompt)}-seed{finished.seed}.png"
         save_png(output / name, draw_sheet(looks, truth))
-        glances.setdefault(finished.prompt, glance(looks))
+        if finished.prompt not in glances:
+            glances[finished.prompt] = glance(finished)
         if scene not in seen:
             marks = {
                 "truth": truth,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dreamfusion_jax.camera import Camera, orbit
 from dreamfusion_jax.checkpoint import Checkpointer, CheckpointError
 from dreamfusion_jax.config import RunConfig
 from dreamfusion_jax.media import contact_sheet
@@ -179,13 +181,13 @@ def load_run(folder: Path) -> FinishedRun:
     return FinishedRun(begun.prompt, begun.seed, begun.config, state)
 
 
-def look_at_run(finished: FinishedRun, size: int) -> Looks:
-    """What the measuring cameras see of a run's object, over white."""
+def look_at_run(finished: FinishedRun, size: int, cameras: Camera | None = None) -> Looks:
+    """What the measuring cameras, or others, see of a run's object, over white."""
     config = finished.config
     return look_around(
         config.scene,
         finished.state.params,
-        metrics.measuring_cameras(),
+        cameras or metrics.measuring_cameras(),
         size=size,
         variance=config.train.variance(config.train.steps),
         backdrop=1.0,
@@ -204,7 +206,8 @@ def draw_sheet(looks: Looks, truth: Portrait) -> np.ndarray:
     return contact_sheet(np.stack([np.asarray(row)[:AZIMUTHS] for row in rows]), labels)
 
 
-def glance(looks: Looks) -> np.ndarray:
-    """Four sides in colour, then shaded [8, H, W, 3]: a row of a picture of many objects."""
-    sides = slice(AZIMUTHS, 2 * AZIMUTHS, 2)
-    return np.concatenate([np.asarray(looks.color)[sides], np.asarray(looks.shaded)[sides]])
+def glance(finished: FinishedRun, size: int = 128) -> np.ndarray:
+    """Four sides, in colour and then shaded [8, size, size, 3]: a row of a picture of many."""
+    sides = orbit(4, math.radians(20.0), 1.3, 1.3, azimuth=math.radians(30.0))
+    looks = look_at_run(finished, size, sides)
+    return np.concatenate([looks.color, looks.shaded])

@@ -31,22 +31,28 @@ from experiments.measuring import (
 )
 from experiments.run import slug
 
+_ANNEALED = ("--train.sds.time-high.steps", "600", "--train.sds.time-high.end")
+
 CHANGES: dict[str, tuple[str, ...]] = {
     "default": (),
-    "guidance 3": ("--train.sds.guidance-weight", "3"),
-    "guidance 12": ("--train.sds.guidance-weight", "12"),
-    "time range not annealed": ("--train.sds.time-high.end", "0.98"),
-    "time range to 0.3": ("--train.sds.time-high.end", "0.3"),
+    "guidance 1": ("--train.sds.guidance-weight", "1"),
+    "guidance 2": ("--train.sds.guidance-weight", "2"),
+    "guidance 5": ("--train.sds.guidance-weight", "5"),
+    "guidance 10": ("--train.sds.guidance-weight", "10"),
+    "time range annealed to 0.75": (*_ANNEALED, "0.75"),
+    "time range annealed to 0.5": (*_ANNEALED, "0.5"),
     "weighting sigma squared": ("--train.sds.weighting", "sigma_squared"),
     "not clipped": ("--train.sds.clip-denoised", "False"),
+    "never lit": ("--train.lighting.diffuse-probability", "0"),
+    "always lit": ("--train.lighting.diffuse-probability", "1"),
     "the paper's four views": ("--train.prompts.views", "nearest"),
+    "elevation 10 to 45": ("--train.cameras.elevation", "10", "45"),
     "one view a step": ("--train.views", "1"),
     "smoothness 0.02": ("--scene.field.smoothness", "0.02"),
     "smoothness 0.001": ("--scene.field.smoothness", "0.001"),
-    "entropy to 0.1": ("--train.losses.entropy.end", "0.1"),
-    "lit half of the time": ("--train.lighting.diffuse-probability", "0.5"),
-    "never lit": ("--train.lighting.diffuse-probability", "0"),
     "opacity 0.03": ("--train.losses.opacity", "0.03"),
+    "entropy to 0.1": ("--train.losses.entropy.end", "0.1"),
+    "orientation to 1": ("--train.losses.orientation.end", "1"),
     "grid 16 + 32 + 64": ("--scene.field.grid.resolutions", "16", "32", "64"),
     "300 steps": ("--steps", "300"),
     "1200 steps": ("--steps", "1200"),
@@ -68,8 +74,8 @@ class Arguments:
     """
 
     changes: tuple[str, ...] = tuple(CHANGES)
-    prompts: tuple[str, ...] = ("a yellow duck", "a blue rocket", "a brown chair")
-    seed: int = 0
+    prompts: tuple[str, ...] = ("a red rocket", "a red mushroom")
+    seed: int = 2
     output: Path = Path("outputs/study")
     judge: Path | None = SHIPPED
     size: int = 64

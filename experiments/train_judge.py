@@ -4,7 +4,8 @@
 
 It sees ground-truth renders only, of the prior's categories in every colour (pairs that the
 prior never sees among them), with and without shading, blurred, noisy and tinted a little, so
-that it judges the softer objects of score distillation fairly. Stop with Ctrl-C at any
+that it judges the softer objects of score distillation fairly. The world's other categories
+and empty pictures teach it to say "something else". Stop with Ctrl-C at any
 time: the same command goes on from there. Copy judge.json and model.safetensors of the
 output into dreamfusion_jax/weights/judge/ to ship them.
 """
@@ -13,7 +14,6 @@ import dataclasses
 import functools
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,61 +24,14 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dreamfusion_jax.camera import CameraConfig
 from dreamfusion_jax.checkpoint import Checkpointer, load_config, save_config
-from dreamfusion_jax.lighting import LightingConfig, sample_backdrop
 from dreamfusion_jax.pytree import pytree
-from dreamfusion_jax.toybox.bank import Bank, BankConfig, palette_of
-from dreamfusion_jax.toybox.captions import Vocabulary
-from dreamfusion_jax.toybox.judge import Judge, JudgeConfig, Params, Verdict, save_judge
-from dreamfusion_jax.toybox.renderer import Layers, colourise
-from dreamfusion_jax.toybox.world import CATEGORIES
+from dreamfusion_jax.toybox.bank import Bank
+from dreamfusion_jax.toybox.judge import Judge, Params, Verdict, save_judge
 from experiments.errors import one_line_errors
-from experiments.toybox_data import SMALL, Optimization, Settings, learning_rate, load_bank
+from experiments.judge_data import Arguments, Labels, augment, draw, load_views, settings_of
+from experiments.toybox_data import learning_rate
 from experiments.train_toybox import deferred_interrupt
-
-_CAMERAS = CameraConfig(
-    elevation=(-10.0, 80.0),
-    distance=(1.15, 1.5),
-    position_jitter=0.05,
-    look_at_std=0.04,
-    gaussians="std",
-    focal=(1.0, 1.25),
-)
-_LIGHTING = LightingConfig(
-    albedo_steps=0, textureless_probability=0.0, diffuse_probability=0.5, ambient=0.35, diffuse=0.65
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Arguments:
-    """A training of the judge; the defaults are the judge that is shipped.
-
-    Attributes:
-        output: Folder of the judge; training goes on from what is found there.
-        steps: Length of the training.
-        batch_size: Pictures per step.
-        learning_rate: At its highest.
-        seed: Of everything random; not one of the prior's.
-        views: Traced views of each category, without and with each modifier.
-        unseen: How many of them are kept from training, to test on.
-        report_every: Steps between reports and saved states.
-        modifiers: Whether objects with pedestals and hats are drawn as well.
-        judge: What it tells apart, and its size.
-    """
-
-    output: Path = Path("outputs/toybox-judge")
-    steps: int = 2500
-    batch_size: int = 96
-    learning_rate: float = 1e-3
-    seed: int = 20_000
-    views: int = 3500
-    unseen: int = 100
-    report_every: int = 100
-    modifiers: bool = False
-    judge: JudgeConfig = JudgeConfig(
-        categories=SMALL.vocabulary.categories, channels=(24, 48, 96, 160)
-    )
 
 
 @pytree
@@ -88,69 +41,6 @@ class State:
     step: jax.Array
     params: Any
     optimizer: optax.OptState
-
-
-@pytree
-class Labels:
-    """What is on pictures [B]; `has_front` says whether the view can be told."""
-
-    category: jax.Array
-    colour: jax.Array
-    view: jax.Array
-    has_front: jax.Array
-
-
-def settings_of(arguments: Arguments) -> Settings:
-    """What is drawn, in the words of the prior's trainer."""
-    rate = arguments.learning_rate
-    return Settings(
-        output=arguments.output,
-        optimization=Optimization(
-            steps=arguments.steps, learning_rate=rate, warm_up=100, seed=arguments.seed
-        ),
-        vocabulary=Vocabulary(
-            arguments.judge.categories,
-            arguments.judge.colours,
-            Vocabulary().modifiers if arguments.modifiers else (),
-        ),
-        pictures=BankConfig(arguments.judge.image_size, arguments.views, _CAMERAS, _LIGHTING),
-    )
-
-
-def draw(
-    key: jax.Array, bank: Bank, rows: jax.Array, config: JudgeConfig
-) -> tuple[jax.Array, Labels]:
-    """Pictures of rows [B] of the bank in random colours over random plain backdrops."""
-    colour_key, accent_key, backdrop_key = jax.random.split(key, 3)
-    palette = jnp.asarray(palette_of(Vocabulary(config.categories, config.colours)))
-    count = (rows.shape[0],)
-    colour = jax.random.randint(colour_key, count, 0, len(config.colours))
-    accent = jax.random.randint(accent_key, count, 0, len(config.colours))
-    coded = bank.layers[rows].astype(jnp.float32) / 255
-    layers = Layers(coefficients=coded[..., :5], alpha=coded[..., 5])
-    backdrop = sample_backdrop(backdrop_key, count)
-    images = colourise(layers, palette[colour], palette[accent], backdrop)
-    fronts = jnp.asarray([CATEGORIES[name].has_front for name in config.categories])
-    category = bank.category[rows]
-    return images, Labels(category, colour, bank.view[rows], fronts[category])
-
-
-def augment(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Blurs, tints and shifts pictures [B, H, W, 3] a little, and adds noise."""
-    keys = jax.random.split(key, 5)
-    count = images.shape[0]
-    for blur_key in jax.random.split(keys[0], 2):
-        # Each pass mixes a picture with its binomial blur, by an amount of its own.
-        amount = jax.random.uniform(blur_key, (count, 1, 1, 1))
-        padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-        tall = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
-        soft = (tall[:, :, :-2] + 2 * tall[:, :, 1:-1] + tall[:, :, 2:]) / 4
-        images = (1 - amount) * images + amount * soft
-    gain = jax.random.uniform(keys[1], (count, 1, 1, 3), minval=0.9, maxval=1.1)
-    offset = jax.random.uniform(keys[2], (count, 1, 1, 3), minval=-0.05, maxval=0.05)
-    strength = jax.random.uniform(keys[3], (count, 1, 1, 1), maxval=0.06)
-    noise = jax.random.normal(keys[4], images.shape)
-    return jnp.clip(gain * images + offset + strength * noise, 0.0, 1.0)
 
 
 def loss_of(verdict: Verdict, labels: Labels) -> jax.Array:
@@ -199,13 +89,24 @@ def _hits(judge: Judge, params: Params, bank: Bank, rows: jax.Array, key: jax.Ar
 
 
 def accuracy(judge: Judge, params: Params, bank: Bank, rows: np.ndarray) -> dict[str, float]:
-    """Shares of right answers on rows of the bank; "view" where things have a front."""
+    """Shares of right answers on rows of the bank.
+
+    Returns:
+        "category", "colour" and "view" of the judge's own categories, the last where things
+        have a front; "something else" of the others. 1 where there is nothing to ask.
+    """
     found = []
     for at, chunk in enumerate(np.array_split(rows, max(len(rows) // 250, 1))):
         found.append(_hits(judge, params, bank, jnp.asarray(chunk), jax.random.key(at)))
     right = {name: np.concatenate([r[name] for r, _ in found]) for name in found[0][0]}
     front = np.concatenate([f for _, f in found])
-    right["view"] = right["view"][front]
+    own = np.asarray(bank.category)[rows] < len(judge.config.categories)
+    right |= {
+        "something else": right["category"][~own],
+        "category": right["category"][own],
+        "colour": right["colour"][own],
+        "view": right["view"][front],
+    }
     return {name: float(hits.mean()) if hits.size else 1.0 for name, hits in right.items()}
 
 
@@ -219,11 +120,10 @@ def train(arguments: Arguments) -> dict[str, float]:
     open_folder(arguments)
     console = Console()
     with console.status("reading or drawing the pictures") as status:
-        bank = load_bank(
-            settings_of(arguments), lambda done, total: status.update(f"objects {done}/{total}")
+        bank, kept = load_views(
+            arguments, lambda done, total: status.update(f"objects {done}/{total}")
         )
     rows = np.arange(bank.category.shape[0])
-    kept = rows % arguments.views < arguments.unseen
     seen, unseen = jnp.asarray(rows[~kept]), rows[kept]
     judge = Judge(arguments.judge)
     with Checkpointer(arguments.output) as checkpoints, deferred_interrupt() as interrupted:
@@ -287,6 +187,8 @@ def main(argv: list[str] | None = None) -> None:
     with one_line_errors():
         if min(arguments.steps, arguments.batch_size, arguments.report_every) < 1:
             raise ValueError("--steps, --batch-size and --report-every must be at least 1")
+        if arguments.other_views < 1:
+            raise ValueError("--other-views must be at least 1")
         if not 0 < arguments.unseen < arguments.views:
             raise ValueError("--unseen must lie between 0 and --views")
         print(f"on unseen views: {describe(train(arguments))}")

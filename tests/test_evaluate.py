@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 from PIL import Image
 
@@ -45,7 +46,9 @@ def _numbers(line: str) -> list[str]:
 
 def test_a_small_run_is_measured_from_the_command_line(finished: Path, tmp_path: Path) -> None:
     judge = Judge(JudgeConfig(("car",), ("green",), 8, (8,), 8))
-    save_judge(tmp_path / "judge", judge, judge.init(jax.random.key(0)))
+    params = judge.init(jax.random.key(0))
+    params["category"]["bias"] = jnp.array([99.0, 0.0])  # Everything is a car.
+    save_judge(tmp_path / "judge", judge, params)
     options = ["--output", str(tmp_path / "out"), "--judge", str(tmp_path / "judge")]
     command = [sys.executable, "-m", "experiments.evaluate", "--runs", str(finished), *options]
     result = subprocess.run(
@@ -66,7 +69,7 @@ def test_a_small_run_is_measured_from_the_command_line(finished: Path, tmp_path:
     with Image.open(tmp_path / "out" / "a-green-car-seed0.png") as sheet:
         assert sheet.height == 5 * SIZE + 6 * 2
     with Image.open(tmp_path / "out" / "objects.png") as grid:
-        assert grid.height == SIZE + 2 * 2
+        assert grid.height == 128 + 2 * 2
 
 
 def _row(colour: str, seed: int, iou: float, facing: float, category: int) -> Row:

@@ -18,7 +18,7 @@ TINY = (
 
 
 def _arguments(output, *changes):
-    return study.Arguments(changes=changes, prompts=(PROMPT,), output=output, size=16)
+    return study.Arguments(changes=changes, prompts=(PROMPT,), seed=0, output=output, size=16)
 
 
 def test_a_study_makes_and_measures_and_does_nothing_twice(tmp_path, monkeypatch):

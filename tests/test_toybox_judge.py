@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +20,17 @@ from dreamfusion_jax.toybox.judge import (
     save_judge,
 )
 from experiments import train_judge
-from experiments.train_judge import Arguments, Labels, augment, loss_of, main, train
+from experiments.judge_data import Arguments, Labels, augment
+from experiments.train_judge import loss_of, main, train
 
 TINY = JudgeConfig(("apple", "car"), ("red", "green", "blue"), 16, (8, 16), 16)
 SMALL_RUN = Arguments(
-    steps=60,
+    steps=160,
     batch_size=32,
     learning_rate=5e-3,
     views=40,
     unseen=10,
+    other_views=2,
     report_every=20,
     modifiers=False,
     judge=TINY,
@@ -88,8 +91,11 @@ def test_augmentation_keeps_a_plain_picture_nearly_as_it_is() -> None:
     assert means.std() > 0.02
 
 
-def _write_bank(folder: Path) -> None:
-    """In place of renders: discs for apples, bars for cars, whose height tells the view."""
+def _write_views(folder: Path) -> None:
+    """In place of renders: discs for apples, bars for cars, whose height tells the view.
+
+    The other 38 categories, two views of each, are upright bars.
+    """
     rows, columns = np.mgrid[:16, :16] - 7.5
     layers, views = [], []
     rng = np.random.default_rng(0)
@@ -101,29 +107,32 @@ def _write_bank(folder: Path) -> None:
         layers.append(255 * np.stack([disc if row < 40 else bar] * 6, axis=-1))
         layers[-1][..., 1:5] = 0
         views.append(view)
-    index = np.arange(80, dtype=np.int32)
+    _write_bank(folder, np.array(layers), np.repeat([0, 1], 40), np.array(views))
+    upright = np.stack([abs(columns - x) < 2 for x in np.linspace(-5, 5, 76)])
+    coded = 255 * np.stack([upright] * 6, axis=-1)
+    coded[..., 1:5] = 0
+    _write_bank(folder / "others", coded, np.repeat(np.arange(38), 2), np.zeros(76))
+
+
+def _write_bank(folder: Path, layers: np.ndarray, category: np.ndarray, view: np.ndarray) -> None:
     folder.mkdir(parents=True)
-    np.savez(
-        folder / "bank.npz",
-        layers=np.array(layers, np.uint8),
-        category=index // 40,
-        modifier=0 * index,
-        view=np.array(views, np.int32),
-        octant=0 * index,
-    )
+    index = {"category": category, "modifier": 0 * view, "view": view, "octant": 0 * view}
+    arrays: dict[str, Any] = {name: values.astype(np.int32) for name, values in index.items()}
+    np.savez(folder / "bank.npz", layers=layers.astype(np.uint8), **arrays)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
     folder = tmp_path_factory.mktemp("judge") / "whole"
-    _write_bank(folder)
+    _write_views(folder)
     return folder, train(dataclasses.replace(SMALL_RUN, output=folder))
 
 
 def test_a_tiny_judge_learns_its_three_questions(trained: tuple[Path, dict[str, float]]) -> None:
-    """Chance is 1/2 of categories, 1/3 of colours and of views."""
+    """Chance is 1/3 of categories, of colours and of views."""
     _, accuracy = trained
     assert accuracy["category"] >= 0.9
+    assert accuracy["something else"] >= 0.9
     assert accuracy["colour"] >= 0.8
     assert accuracy["view"] >= 0.8
 
@@ -133,7 +142,7 @@ def test_a_stopped_training_ends_the_same(
 ) -> None:
     folder, _ = trained
     arguments = dataclasses.replace(SMALL_RUN, output=tmp_path / "stopped")
-    _write_bank(arguments.output)
+    _write_views(arguments.output)
     real, calls = train_judge.train_step, []
 
     def stop_after_30(*values, **named):
@@ -158,6 +167,7 @@ def test_a_stopped_training_ends_the_same(
     [
         (["--steps", "0"], "--steps"),
         (["--unseen", "0"], "--unseen"),
+        (["--other-views", "0"], "--other-views"),
         (["--judge.colours", "red", "mauve"], "mauve"),
     ],
 )

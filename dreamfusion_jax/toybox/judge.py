@@ -53,12 +53,12 @@ class Verdict:
     """What the judge thinks of pictures: unnormalized log-probabilities.
 
     Attributes:
-        category: Of `JudgeConfig.categories`.
+        category: Of `JudgeConfig.categories`, and last of "something else".
         colour: Of `JudgeConfig.colours`.
         view: Of `camera.VIEWS`: front, side, back, overhead.
     """
 
-    category: Float[Array, "B categories"]
+    category: Float[Array, "B names"]
     colour: Float[Array, "B colours"]
     view: Float[Array, "B 4"]
 
@@ -76,7 +76,7 @@ class _Network(nn.Module):
                 x = nn.silu(nn.GroupNorm(num_groups=8)(x))
         x = nn.silu(nn.Dense(self.config.hidden)(x.reshape(x.shape[0], -1)))
         sizes = {
-            "category": len(self.config.categories),
+            "category": len(self.config.categories) + 1,
             "colour": len(self.config.colours),
             "view": len(VIEWS),
         }
