@@ -159,6 +159,9 @@ def summary(rows: list[Row], marks: dict[Scene, list[Row]]) -> list[str]:
     facing = [r for r in fronts if r.measures.facing > 0]
     lines = [
         f"mean silhouette IoU {np.mean([r.measures.iou for r in rows]):.3f}",
+        f"mean PSNR {np.mean([r.measures.psnr for r in rows]):.1f} dB",
+        f"opacity {min(r.measures.opacity for r in rows):.2f} at least, "
+        f"haze {max(r.measures.haze for r in rows):.2f} at most",
         f"IoU at least {_CLEAR_LEAD:.2f} above the best sphere: "
         f"{sum(x >= _CLEAR_LEAD for x in lead)} of {total}",
         f"main colour right: {len(right)} of {total}",

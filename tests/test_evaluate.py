@@ -88,6 +88,8 @@ def test_the_summary_counts() -> None:
     lines = write_table(rows, marks).split("## Summary")[1].strip().splitlines()
     assert lines == [
         "- mean silhouette IoU 0.700",
+        "- mean PSNR 20.0 dB",
+        "- opacity 0.20 at least, haze 0.10 at most",
         "- IoU at least 0.10 above the best sphere: 1 of 3",
         "- main colour right: 2 of 3",
         "- nearer to the truth than to its back: 2 of 3",
