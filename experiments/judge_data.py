@@ -52,7 +52,7 @@ class Arguments:
     """
 
     output: Path = Path("outputs/toybox-judge")
-    steps: int = 2500
+    steps: int = 4000
     batch_size: int = 96
     learning_rate: float = 1e-3
     seed: int = 20_000
