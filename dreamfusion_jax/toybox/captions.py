@@ -52,7 +52,7 @@ class Vocabulary:
     modifiers: tuple[str, ...] = MODIFIERS
 
     def __post_init__(self) -> None:
-        """Names that do not exist raise ValueError."""
+        """Names that do not exist raise UnknownNameError."""
         for names, known in (
             (self.categories, CATEGORIES),
             (self.colours, COLOURS),

@@ -100,11 +100,18 @@ HELD_OUT: frozenset[tuple[str, str]] = frozenset(
 """(category, colour) pairs that no training image shows: one colour in ten of each category."""
 
 
+class UnknownNameError(LookupError):
+    """A category, colour or modifier that the world does not have.
+
+    Not a ValueError: tyro would turn that, for a value made from the command line, into a page.
+    """
+
+
 def check_known(names: Iterable[str], known: Collection[str]) -> None:
-    """Raises ValueError for the first of the names that is not among the known ones."""
+    """Raises UnknownNameError for the first of the names that is not among the known ones."""
     for name in names:
         if name not in known:
-            raise ValueError(f"the toybox has no {name!r}; it has {', '.join(known)}")
+            raise UnknownNameError(f"the toybox has no {name!r}; it has {', '.join(known)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +119,8 @@ class Scene:
     """One object: a category, its main colour, and perhaps a modifier with its own colour.
 
     Raises:
-        ValueError: For a category, colour or modifier that does not exist, and for a modifier
-            without a colour.
+        UnknownNameError: For a category, colour or modifier that does not exist.
+        ValueError: For a modifier without a colour, and a colour without a modifier.
     """
 
     category: str
