@@ -94,7 +94,7 @@ def accuracy(
         np.asarray(jnp.argmax(x, axis=-1)) for x in (verdict.category, verdict.colour, verdict.view)
     )
     fronts = np.array([CATEGORIES[s.category].has_front for s in scenes])
-    names, hues = np.array(judge.config.categories), np.array(judge.config.colours)
+    names, hues = np.array(judge.config.answers), np.array(judge.config.colours)
     right = {
         "category": names[category] == [s.category for s in scenes],
         "colour": hues[colour] == [s.colour for s in scenes],

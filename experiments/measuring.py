@@ -77,7 +77,7 @@ def make_jury(judge: Judge, params: Params) -> Jury:
             np.asarray(jnp.argmax(x, axis=-1))
             for x in (verdict.category, verdict.colour, verdict.view)
         )
-        names = np.array(config.categories)[category]
+        names = np.array(config.answers)[category]
         return Judgement(
             category=int((names == scene.category).sum()),
             colour=config.colours[np.bincount(colour).argmax()],

@@ -1,11 +1,13 @@
 """The study of settings from end to end, and the judging of samples, at tiny sizes."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dreamfusion_jax.priors import load_prior
 from dreamfusion_jax.toybox.judge import Judge, Verdict
+from dreamfusion_jax.toybox.metrics import Portrait
 from dreamfusion_jax.toybox.world import Scene
 from experiments import judge_samples, measuring, study
 
@@ -50,24 +52,35 @@ def test_unknown_changes_are_named(tmp_path, capsys):
 
 
 class _Fixed(Judge):
-    """Says the same of every picture: a red car from its front."""
+    """Says the same of every picture: something red (`params` says which answer), its front."""
 
     def __call__(self, params, images):
-        del params
-        sizes = (len(self.config.categories), len(self.config.colours), 4)
-        at = (self.config.categories.index("car"), self.config.colours.index("red"), 0)
+        sizes = (len(self.config.answers), len(self.config.colours), 4)
+        at = (params, self.config.colours.index("red"), 0)
+        count = len(images)
         return Verdict(
-            *(jax.nn.one_hot(np.full(len(images), i), n) for i, n in zip(at, sizes, strict=True))
+            *(jax.nn.one_hot(jnp.full(count, i), n) for i, n in zip(at, sizes, strict=True))
         )
+
+
+_ANSWERS = Judge().config.answers
 
 
 def test_accuracy_counts_what_was_asked_for():
     car, cactus = Scene("car", "red"), Scene("cactus", "red")
     scenes, views = [car, car, Scene("car", "blue"), cactus], [0, 2, 0, 2]
     images = np.zeros((4, 8, 8, 3), np.float32)
-    found = judge_samples.accuracy(_Fixed(), None, images, scenes, views)
-    # A cactus has no front, so that its view does not count.
-    assert found == {"category": 0.75, "colour": 0.75, "view": pytest.approx(2 / 3)}
+    for said, category in (("car", 0.75), ("cactus", 0.25), ("something else", 0.0)):
+        found = judge_samples.accuracy(_Fixed(), _ANSWERS.index(said), images, scenes, views)
+        # A cactus has no front, so that its view does not count.
+        assert found == {"category": category, "colour": 0.75, "view": pytest.approx(2 / 3)}
+
+
+def test_a_jury_counts_azimuths_and_knows_nothing_else():
+    portrait = Portrait(np.ones((16, 8, 8, 3), np.float32), np.zeros((16, 8, 8), np.float32))
+    for said, count in (("duck", 8), ("something else", 0)):
+        found = measuring.make_jury(_Fixed(), _ANSWERS.index(said))(portrait, Scene("duck", "red"))
+        assert found == measuring.Judgement(count, "red", 2)
 
 
 def test_held_out_pairs_are_told_from_seen_ones():

@@ -47,18 +47,23 @@ class JudgeConfig:
     channels: tuple[int, ...] = (32, 64, 128, 192)
     hidden: int = 128
 
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """What the judge can say a picture shows."""
+        return *self.categories, "something else"
+
 
 @pytree
 class Verdict:
     """What the judge thinks of pictures: unnormalized log-probabilities.
 
     Attributes:
-        category: Of `JudgeConfig.categories`, and last of "something else".
+        category: Of `JudgeConfig.answers`: its categories, and last "something else".
         colour: Of `JudgeConfig.colours`.
         view: Of `camera.VIEWS`: front, side, back, overhead.
     """
 
-    category: Float[Array, "B names"]
+    category: Float[Array, "B answers"]
     colour: Float[Array, "B colours"]
     view: Float[Array, "B 4"]
 
@@ -76,7 +81,7 @@ class _Network(nn.Module):
                 x = nn.silu(nn.GroupNorm(num_groups=8)(x))
         x = nn.silu(nn.Dense(self.config.hidden)(x.reshape(x.shape[0], -1)))
         sizes = {
-            "category": len(self.config.categories) + 1,
+            "category": len(self.config.answers),
             "colour": len(self.config.colours),
             "view": len(VIEWS),
         }
