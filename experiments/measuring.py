@@ -208,6 +208,6 @@ def draw_sheet(looks: Looks, truth: Portrait) -> np.ndarray:
 
 def glance(finished: FinishedRun, size: int = 128) -> np.ndarray:
     """Four sides, in colour and then shaded [8, size, size, 3]: a row of a picture of many."""
-    sides = orbit(4, math.radians(20.0), 1.3, 1.3, azimuth=math.radians(30.0))
+    sides = orbit(4, math.radians(20.0), 1.3, 1.1, azimuth=math.radians(30.0))
     looks = look_at_run(finished, size, sides)
     return np.concatenate([looks.color, looks.shaded])
