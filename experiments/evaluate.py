@@ -16,13 +16,9 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from dreamfusion_jax.media import contact_sheet, save_png
-from dreamfusion_jax.toybox import metrics
-from dreamfusion_jax.toybox.judge import SHIPPED
-from dreamfusion_jax.toybox.metrics import AZIMUTHS
-from dreamfusion_jax.toybox.world import CATEGORIES, HELD_OUT, Scene
-from experiments.errors import one_line_errors
-from experiments.measuring import (
+from dreamfusion_jax.evaluation import truth_metrics as metrics
+from dreamfusion_jax.evaluation.judge import SHIPPED
+from dreamfusion_jax.evaluation.measuring import (
     Jury,
     Row,
     draw_sheet,
@@ -34,6 +30,10 @@ from experiments.measuring import (
     measure,
     portrait_of,
 )
+from dreamfusion_jax.evaluation.truth_metrics import AZIMUTHS
+from dreamfusion_jax.looks.media import contact_sheet, save_png
+from dreamfusion_jax.toybox.world import CATEGORIES, HELD_OUT, Scene
+from experiments.errors import one_line_errors
 from experiments.run import PresetName, slug
 
 PROMPTS = (

@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamfusion_jax.camera import CameraConfig
-from dreamfusion_jax.lighting import LightingConfig, sample_backdrop
+from dreamfusion_jax.evaluation.judge import JudgeConfig
 from dreamfusion_jax.pytree import pytree
+from dreamfusion_jax.scene.camera import CameraConfig
+from dreamfusion_jax.scene.lighting import LightingConfig, sample_backdrop
 from dreamfusion_jax.toybox.bank import Bank, BankConfig, palette_of
 from dreamfusion_jax.toybox.captions import Vocabulary
-from dreamfusion_jax.toybox.judge import JudgeConfig
 from dreamfusion_jax.toybox.renderer import Layers, colourise
+from dreamfusion_jax.toybox.training.data import SMALL, Optimization, Settings, load_bank
 from dreamfusion_jax.toybox.world import CATEGORIES
-from experiments.toybox_data import SMALL, Optimization, Settings, load_bank
 
 _CAMERAS = CameraConfig(
     elevation=(-10.0, 80.0),

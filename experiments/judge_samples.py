@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from dreamfusion_jax.camera import VIEWS
-from dreamfusion_jax.media import contact_sheet, save_png
+from dreamfusion_jax.evaluation.judge import SHIPPED, Judge, load_judge
+from dreamfusion_jax.looks.media import contact_sheet, save_png
 from dreamfusion_jax.priors import toybox
-from dreamfusion_jax.sampling import sample_texts
+from dreamfusion_jax.priors.sampling import sample_texts
+from dreamfusion_jax.scene.camera import VIEWS
 from dreamfusion_jax.toybox.bank import allowed_colours
 from dreamfusion_jax.toybox.captions import Vocabulary, caption
-from dreamfusion_jax.toybox.judge import SHIPPED, Judge, load_judge
 from dreamfusion_jax.toybox.world import CATEGORIES, Scene
 from experiments.errors import one_line_errors
 from experiments.sample import enlarge

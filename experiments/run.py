@@ -15,14 +15,14 @@ from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
-from dreamfusion_jax import config as presets
-from dreamfusion_jax.checkpoint import CheckpointError, load_config, save_config
-from dreamfusion_jax.config import RunConfig
-from dreamfusion_jax.prior import Prior, PriorParams, encode_prompts
-from dreamfusion_jax.priors import PriorName, load_prior
-from dreamfusion_jax.sds import check_clipping
+from dreamfusion_jax import presets
+from dreamfusion_jax.distillation.sds import check_clipping
+from dreamfusion_jax.presets import RunConfig
+from dreamfusion_jax.priors.loading import PriorName, load_prior
+from dreamfusion_jax.priors.prior import Prior, PriorParams, encode_prompts
+from dreamfusion_jax.runs.checkpoint import CheckpointError, load_config, save_config
+from dreamfusion_jax.runs.session import Session
 from experiments.errors import one_line_errors
-from experiments.session import Session
 
 PresetName = Literal[
     "toybox", "quality", "paper", "paper-if", "paper-sd", "fast-if", "fast-sd", "latent-sd"

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from dreamfusion_jax.media import contact_sheet, save_png
-from dreamfusion_jax.priors import load_prior
-from dreamfusion_jax.prompts import PromptConfig, view_prompts
-from dreamfusion_jax.sampling import sample_texts
+from dreamfusion_jax.looks.media import contact_sheet, save_png
+from dreamfusion_jax.priors.loading import load_prior
+from dreamfusion_jax.priors.prompts import PromptConfig, view_prompts
+from dreamfusion_jax.priors.sampling import sample_texts
 from experiments.errors import one_line_errors
 from experiments.run import slug
 

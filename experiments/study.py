@@ -14,11 +14,8 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from dreamfusion_jax.media import save_png
-from dreamfusion_jax.toybox.judge import SHIPPED
-from dreamfusion_jax.toybox.metrics import AZIMUTHS, truth_portrait
-from experiments.errors import one_line_errors
-from experiments.measuring import (
+from dreamfusion_jax.evaluation.judge import SHIPPED
+from dreamfusion_jax.evaluation.measuring import (
     Jury,
     Row,
     draw_sheet,
@@ -29,6 +26,9 @@ from experiments.measuring import (
     measure,
     portrait_of,
 )
+from dreamfusion_jax.evaluation.truth_metrics import AZIMUTHS, truth_portrait
+from dreamfusion_jax.looks.media import save_png
+from experiments.errors import one_line_errors
 from experiments.run import slug
 
 _ANNEALED = ("--train.sds.time-high.steps", "600", "--train.sds.time-high.end")

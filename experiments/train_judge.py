@@ -24,13 +24,13 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dreamfusion_jax.checkpoint import Checkpointer, load_config, save_config
+from dreamfusion_jax.evaluation.judge import Judge, Params, Verdict, save_judge
 from dreamfusion_jax.pytree import pytree
+from dreamfusion_jax.runs.checkpoint import Checkpointer, load_config, save_config
 from dreamfusion_jax.toybox.bank import Bank
-from dreamfusion_jax.toybox.judge import Judge, Params, Verdict, save_judge
+from dreamfusion_jax.toybox.training.data import learning_rate
 from experiments.errors import one_line_errors
 from experiments.judge_data import Arguments, Labels, augment, draw, load_views, settings_of
-from experiments.toybox_data import learning_rate
 from experiments.train_toybox import deferred_interrupt
 
 

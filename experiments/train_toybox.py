@@ -26,18 +26,18 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dreamfusion_jax.checkpoint import Checkpointer, load_config, save_config
-from dreamfusion_jax.diffusion.weights import save_params
-from dreamfusion_jax.media import contact_sheet, save_png
+from dreamfusion_jax.diffusion.checkpoints.weights import save_params
+from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
+from dreamfusion_jax.looks.media import contact_sheet, save_png
+from dreamfusion_jax.priors.sampling import sample_texts
 from dreamfusion_jax.priors.toybox import ToyboxPrior
-from dreamfusion_jax.sampling import sample_texts
-from dreamfusion_jax.schedule import NoiseSchedule
+from dreamfusion_jax.runs.checkpoint import Checkpointer, load_config, save_config
 from dreamfusion_jax.toybox import architecture
 from dreamfusion_jax.toybox.tokenizer import build_tokenizer
+from dreamfusion_jax.toybox.training.data import FULL, SMALL, Settings, grid_captions, load_pictures
+from dreamfusion_jax.toybox.training.model import State, init_state, make_networks, train_step
 from experiments.errors import one_line_errors
 from experiments.sample import enlarge
-from experiments.toybox_data import FULL, SMALL, Settings, grid_captions, load_pictures
-from experiments.toybox_model import State, init_state, make_networks, train_step
 
 PRESETS = {"small": SMALL, "full": FULL}
 GRID_VIEWS = ("front view", "left view", "back view", "right view", "overhead view")

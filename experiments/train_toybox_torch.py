@@ -21,10 +21,10 @@ from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from dreamfusion_jax.schedule import NoiseSchedule
+from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
 from dreamfusion_jax.toybox import architecture
 from dreamfusion_jax.toybox.tokenizer import build_tokenizer
-from experiments.toybox_data import (
+from dreamfusion_jax.toybox.training.data import (
     BETAS,
     CLIP_NORM,
     MAX_WEIGHT,

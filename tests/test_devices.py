@@ -8,14 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import SCHEDULE
+from helpers.tiny import SCHEDULE
 
 from dreamfusion_jax import devices
-from dreamfusion_jax.field import MlpField
-from dreamfusion_jax.prior import GaussianPrior
-from dreamfusion_jax.prompts import Text
-from dreamfusion_jax.render import SamplingConfig, SceneModel
-from dreamfusion_jax.train import AdamConfig, Model, TrainConfig, init_state, train_step
+from dreamfusion_jax.distillation.train import (
+    AdamConfig,
+    Model,
+    TrainConfig,
+    init_state,
+    train_step,
+)
+from dreamfusion_jax.priors.prior import GaussianPrior
+from dreamfusion_jax.priors.prompts import Text
+from dreamfusion_jax.scene.field import MlpField
+from dreamfusion_jax.scene.render import SamplingConfig, SceneModel
 
 SCENE = SceneModel(
     MlpField(width=16, blocks=1, frequencies=2),
@@ -102,7 +108,8 @@ def test_two_hosts_make_the_same_scene(tmp_path):
     outputs = [str(tmp_path / f"{host}.npz") for host in range(2)]
     # Hosts can only be joined if nothing that was imported before has used JAX already.
     program = """
-from dreamfusion_jax import config, devices, priors
+from dreamfusion_jax import devices, priors
+from dreamfusion_jax import presets as config
 devices.initialize_hosts("127.0.0.1:{}", num_hosts=2, host={})
 import test_devices
 test_devices.train_on_two_hosts({!r})

@@ -9,11 +9,11 @@ from typing import ClassVar
 from jaxtyping import Array, Float
 
 from dreamfusion_jax.devices import compute_dtype
+from dreamfusion_jax.diffusion.checkpoints.pipeline import open_pipeline
+from dreamfusion_jax.diffusion.checkpoints.weights import load_params
 from dreamfusion_jax.diffusion.layers import Dtype
-from dreamfusion_jax.diffusion.weights import load_params
-from dreamfusion_jax.prior import PriorParams
-from dreamfusion_jax.priors.pipeline import open_pipeline
 from dreamfusion_jax.priors.pretrained import PretrainedPrior, read_schedule, read_unet
+from dreamfusion_jax.priors.prior import PriorParams
 from dreamfusion_jax.priors.text import CachedText, encode_t5
 
 DEFAULT_REPO = "DeepFloyd/IF-I-XL-v1.0"
@@ -24,7 +24,7 @@ _COMPONENTS = {"unet": ("UNet2DConditionModel",), "text_encoder": ("T5EncoderMod
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class DeepFloydPrior(PretrainedPrior):
-    """See `dreamfusion_jax.prior.Prior`. Made by `load`.
+    """See `dreamfusion_jax.priors.prior.Prior`. Made by `load`.
 
     Attributes:
         image_size: Height and width of its pictures, pixels.

@@ -9,10 +9,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from dreamfusion_jax.camera import Camera
-from dreamfusion_jax.lighting import Lighting
-from dreamfusion_jax.prior import Condition, GaussianPrior, View
-from dreamfusion_jax.prompts import PromptConfig, Text
+from dreamfusion_jax.priors.prior import Condition, GaussianPrior, View
+from dreamfusion_jax.priors.prompts import PromptConfig, Text
+from dreamfusion_jax.scene.camera import Camera
+from dreamfusion_jax.scene.lighting import Lighting
 from dreamfusion_jax.toybox.renderer import Layers, colourise, render_layers
 from dreamfusion_jax.toybox.world import Scene
 

@@ -5,14 +5,14 @@ from collections.abc import Callable, Sequence
 
 from jaxtyping import Array, Float
 
+from dreamfusion_jax.diffusion.checkpoints.pipeline import Pipeline
+from dreamfusion_jax.diffusion.checkpoints.weights import WeightsError
 from dreamfusion_jax.diffusion.layers import Dtype
+from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.unet_config import UNetConfig
-from dreamfusion_jax.diffusion.weights import WeightsError
-from dreamfusion_jax.prior import PriorParams
-from dreamfusion_jax.priors.pipeline import Pipeline
+from dreamfusion_jax.priors.prior import PriorParams
 from dreamfusion_jax.priors.unet_prior import UNetPrior
-from dreamfusion_jax.schedule import NoiseSchedule
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

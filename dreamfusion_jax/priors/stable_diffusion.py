@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dreamfusion_jax.devices import compute_dtype
+from dreamfusion_jax.diffusion.checkpoints.pipeline import open_pipeline
+from dreamfusion_jax.diffusion.checkpoints.weights import load_params
 from dreamfusion_jax.diffusion.layers import Dtype
 from dreamfusion_jax.diffusion.vae import AutoencoderKL, VaeConfig
-from dreamfusion_jax.diffusion.weights import load_params
-from dreamfusion_jax.prior import PriorParams
-from dreamfusion_jax.priors.pipeline import open_pipeline
 from dreamfusion_jax.priors.pretrained import PretrainedPrior, read_schedule, read_unet
+from dreamfusion_jax.priors.prior import PriorParams
 from dreamfusion_jax.priors.text import CachedText, encode_clip
 
 DEFAULT_REPO = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -35,7 +35,7 @@ _COMPONENTS = {
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class StableDiffusionPrior(PretrainedPrior):
-    """See `dreamfusion_jax.prior.Prior`. Made by `load`.
+    """See `dreamfusion_jax.priors.prior.Prior`. Made by `load`.
 
     Attributes:
         vae: The autoencoder; its parameters are `params["vae"]`.

@@ -23,10 +23,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from transformers import CLIPTokenizer, T5Tokenizer
 
+from dreamfusion_jax.diffusion.checkpoints.pipeline import Pipeline
+from dreamfusion_jax.diffusion.checkpoints.weights import Params, WeightsError, load_params
 from dreamfusion_jax.diffusion.clip import ClipTextConfig, ClipTextModel
 from dreamfusion_jax.diffusion.t5 import T5Config, T5EncoderModel
-from dreamfusion_jax.diffusion.weights import Params, WeightsError, load_params
-from dreamfusion_jax.priors.pipeline import Pipeline
 
 T5_LENGTH = 77
 """Tokens in a prompt of DeepFloyd IF; T5 could read more, but the UNet was trained with these."""

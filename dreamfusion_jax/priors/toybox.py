@@ -10,13 +10,13 @@ import jax
 from jaxtyping import Array, Float
 from transformers import CLIPTokenizer
 
+from dreamfusion_jax.diffusion.checkpoints.weights import load_params
 from dreamfusion_jax.diffusion.clip import ClipTextConfig, ClipTextModel
+from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.unet_config import UNetConfig
-from dreamfusion_jax.diffusion.weights import load_params
-from dreamfusion_jax.prior import PriorParams
+from dreamfusion_jax.priors.prior import PriorParams
 from dreamfusion_jax.priors.unet_prior import UNetPrior
-from dreamfusion_jax.schedule import NoiseSchedule
 from dreamfusion_jax.toybox.architecture import (
     BLOCK,
     depth_to_space,
@@ -32,7 +32,7 @@ SHIPPED = Path(__file__).parent.parent / "weights" / "toybox"
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class ToyboxPrior(UNetPrior):
-    """See `dreamfusion_jax.prior.Prior`. Made by `load`.
+    """See `dreamfusion_jax.priors.prior.Prior`. Made by `load`.
 
     Attributes:
         text_encoder: A small CLIP text tower.

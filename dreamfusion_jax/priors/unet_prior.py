@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
-from dreamfusion_jax.prior import Condition, PriorParams, View, text_condition
-from dreamfusion_jax.prompts import PromptConfig, Text
-from dreamfusion_jax.schedule import NoiseSchedule
+from dreamfusion_jax.priors.prior import Condition, PriorParams, View, text_condition
+from dreamfusion_jax.priors.prompts import PromptConfig, Text
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class UNetPrior:
-    """The part of `dreamfusion_jax.prior.Prior` that does not depend on what z_0 is.
+    """The part of `dreamfusion_jax.priors.prior.Prior` that does not depend on what z_0 is.
 
     Attributes:
         unet: The denoiser; its parameters are `params["unet"]`.

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from dreamfusion_jax.camera import Camera, Rays, cast_rays, sphere_bounds
-from dreamfusion_jax.lighting import Lighting, lambertian
 from dreamfusion_jax.pytree import pytree
+from dreamfusion_jax.scene.camera import Camera, Rays, cast_rays, sphere_bounds
+from dreamfusion_jax.scene.lighting import Lighting, lambertian
 from dreamfusion_jax.toybox.shapes import SCENE_RADIUS, Point
 from dreamfusion_jax.toybox.world import Scene, solid
 

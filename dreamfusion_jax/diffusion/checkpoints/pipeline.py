@@ -1,0 +1,182 @@
+"""Checkpoints in diffusers' layout: a local folder, or a repository on the Hugging Face hub."""
+
+import dataclasses
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from dreamfusion_jax.diffusion.checkpoints import hub
+from dreamfusion_jax.diffusion.checkpoints.weights import WeightsError
+
+INDEX = "model_index.json"
+
+_STEMS = ("diffusion_pytorch_model", "model")
+_FULL, _HALF = "", ".fp16"
+_SMALL = (".json", ".txt", ".model")
+_PICKLES = (".bin", ".ckpt", ".pt")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """A checkpoint in diffusers' layout, of which each part is fetched when it is asked for.
+
+    Attributes:
+        identity: "repo@commit", or the folder's absolute path; what a cache is keyed by.
+        classes: Class name of each component, from model_index.json.
+        root: The folder, or the repository's folder in the hub's cache.
+        repo: OWNER/NAME on the hub; None for a folder.
+    """
+
+    identity: str
+    classes: Mapping[str, str]
+    root: Path
+    repo: str | None = None
+
+    def component(self, name: str) -> Path:
+        """The folder of a component with its weights, downloaded if it has to be.
+
+        Raises:
+            WeightsError: it does not exist or cannot be downloaded.
+        """
+        if self.repo is not None:
+            self._download(name)
+        folder = self.root / name
+        if not folder.is_dir():
+            raise WeightsError(f"{folder} does not exist")
+        return folder
+
+    def config(self, name: str, file: str = "config.json") -> dict[str, Any]:
+        """The values in a component's JSON file; of a repository, only this file is downloaded.
+
+        Raises:
+            WeightsError: it does not exist, is not JSON, or cannot be downloaded.
+        """
+        if self.repo is not None:
+            self._fetch(f"{name}/{file}")
+        return _read_json(self.root / name / file)
+
+    def files(self, name: str) -> list[Path]:
+        """The files of a component that are on this disk now; nothing is downloaded."""
+        return sorted(path for path in (self.root / name).glob("*") if path.is_file())
+
+    def _fetch(self, file: str) -> Path:
+        assert self.repo is not None
+        return hub.fetch(self.repo, self.root.name, file)
+
+    def _download(self, name: str) -> None:
+        """Completes a component in the hub's cache; the weights come last."""
+        cached = {path.name for path in self.files(name)}
+        # What is there is taken, in the order in which `load_params` looks for it.
+        weights = _find_weights(cached, (_FULL, _HALF))
+        if weights is None:
+            weights = self._download_small(name, cached)
+        if weights is None:
+            return
+        path = self._fetch(f"{name}/{weights}")
+        if path.suffix == ".json":
+            for shard in sorted(set(_read_json(path).get("weight_map", {}).values())):
+                self._fetch(f"{name}/{shard}")
+
+    def _download_small(self, name: str, cached: Collection[str]) -> str | None:
+        """Fetches all but the weights, and tells which file of the weights to fetch, if any.
+
+        Half precision is preferred: it is half as large, and the models compute in bfloat16
+        where size matters.
+        """
+        assert self.repo is not None
+        try:
+            names = hub.list_files(self.repo, self.root.name, name)
+        except WeightsError:
+            if not cached or "config.json" in cached:  # A model, whose weights are not there.
+                raise
+            return None
+        for file in names:
+            if file.endswith(_SMALL) and ".index." not in file:
+                self._fetch(f"{name}/{file}")
+        weights = _find_weights(names, (_HALF, _FULL))
+        pickles = [file for file in names if file.endswith(_PICKLES)]
+        if weights is None and pickles:
+            raise WeightsError(
+                f"{self.repo} holds no {name} in .safetensors form; "
+                f"{', '.join(pickles)} may hold code and is not read"
+            )
+        return weights
+
+
+def open_pipeline(source: str, supported: Mapping[str, tuple[str, ...]]) -> Pipeline:
+    """Finds a checkpoint and checks that it is of a kind that is known.
+
+    Args:
+        source: REPO_OR_FOLDER[@REVISION]; a folder that exists comes first.
+        supported: The components that are needed, and the class names that each may have.
+
+    Raises:
+        WeightsError: there is no such folder or repository, or no access to it, or it is not
+            a checkpoint in diffusers' layout, or a component is missing or not supported.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        root, repo = folder.resolve(), None
+        if not (root / INDEX).is_file():
+            raise WeightsError(f"{root} has no {INDEX}: not a checkpoint in diffusers' layout")
+    else:
+        repo, revision = _parse_repo(source)
+        root = hub.fetch(repo, revision, INDEX).parent
+    # In the hub's cache, a folder is called as the commit that it holds.
+    identity = str(root) if repo is None else f"{repo}@{root.name}"
+    classes = {
+        name: entry[1]
+        for name, entry in _read_json(root / INDEX).items()
+        if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str)
+    }
+    for name, choices in supported.items():
+        known = " or ".join(choices)
+        if name not in classes:
+            raise WeightsError(f"{identity} has no {name} ({known})")
+        if classes[name] not in choices:
+            raise WeightsError(f"{identity}: {name} is a {classes[name]}; supported: {known}")
+    return Pipeline(identity, classes, root, repo)
+
+
+def _parse_repo(source: str) -> tuple[str, str | None]:
+    """Splits OWNER/NAME[@REVISION] and rules out what was meant to be a path."""
+    repo, _, revision = source.partition("@")
+    if Path(repo).expanduser().is_dir():
+        raise WeightsError(f"{repo} is a folder; a folder has no revisions")
+    if Path(source).expanduser().is_file():
+        raise WeightsError(f"{source} is a file; needed is a folder in diffusers' layout")
+    if repo.startswith((".", "/", "~")) or "\\" in repo or repo.count("/") > 1:
+        raise WeightsError(f"no such folder: {source} (a repository on the hub is OWNER/NAME)")
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise WeightsError(f"{source!r} is neither a folder nor OWNER/NAME on the hub") from error
+    return repo, revision or None
+
+
+def _find_weights(names: Collection[str], variants: tuple[str, ...]) -> str | None:
+    """The safetensors file, or the index of several, of the first variant that is there."""
+    for variant in variants:
+        for stem in _STEMS:
+            single = f"{stem}{variant}.safetensors"
+            index = f"{stem}.safetensors.index{variant}.json"
+            for name in (single, index):
+                if name in names:
+                    return name
+    return None
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WeightsError(f"{file} does not exist or cannot be read") from error
+    except ValueError as error:
+        raise WeightsError(f"{file} is damaged: not JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise WeightsError(f"{file} is damaged: not a JSON object")
+    return values

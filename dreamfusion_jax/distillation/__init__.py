@@ -1,0 +1,1 @@
+"""From a rendering to an update: score distillation, regularizers, optimizers, the step."""

@@ -1,0 +1,1 @@
+"""Finished scenes measured against the truth."""

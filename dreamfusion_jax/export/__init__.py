@@ -1,0 +1,1 @@
+"""From a field to files that other programs read."""

@@ -1,0 +1,1 @@
+"""What people see of a scene: pictures, contact sheets and videos."""

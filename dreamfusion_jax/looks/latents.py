@@ -1,0 +1,127 @@
+"""Looking at latent scenes: pictures of their views, and colours of their points."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from dreamfusion_jax.priors.prior import Prior, PriorParams
+from dreamfusion_jax.pytree import pytree
+from dreamfusion_jax.scene.camera import Camera
+from dreamfusion_jax.scene.field import Params
+from dreamfusion_jax.scene.lighting import plain_albedo
+from dreamfusion_jax.scene.render import SceneModel, render_image
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Decoder:
+    """The way from a latent prior's latents to pictures.
+
+    Attributes:
+        prior: Its images are latents of height and width `image_size`.
+        params: Its parameters.
+    """
+
+    prior: Prior
+    params: PriorParams
+
+
+@pytree
+class DecodedView:
+    """A view of a latent scene.
+
+    Attributes:
+        latents: What the scene renders, over its own background.
+        opacity: Sum of the weights.
+        picture: The decoded latents, in [0, 1].
+    """
+
+    latents: Float[Array, "*views h w C"]
+    opacity: Float[Array, "*views h w 1"]
+    picture: Float[Array, "*views H W 3"]
+
+
+def decode_view(
+    decoder: Decoder,
+    scene: SceneModel,
+    params: Params,
+    camera: Camera,
+    *,
+    variance: Float[Array, ""],
+) -> DecodedView:
+    """Renders one view at the size of the prior's latents and decodes it."""
+    size = decoder.prior.image_size
+    seen = render_image(
+        scene, params, camera, plain_albedo(), height=size, width=size, variance=variance
+    )
+    picture = _decode(decoder.prior, decoder.params, seen["color"])
+    return DecodedView(seen["color"], seen["opacity"], picture)
+
+
+@functools.partial(jax.jit, static_argnames="prior")
+def _decode(prior: Prior, params: PriorParams, latents: jax.Array) -> jax.Array:
+    picture = prior.decode_image(params, latents[None])[0]
+    return jnp.clip(picture.astype(jnp.float32), 0.0, 1.0)
+
+
+@pytree
+class ColourMap:
+    """An affine map from latents to colours: a decoder for single points.
+
+    Attributes:
+        matrix: From latent to RGB.
+        offset: RGB of the latent zero.
+    """
+
+    matrix: Float[Array, "C 3"]
+    offset: Float[Array, "3"]
+
+    def __call__(self, latents: Float[Array, "*batch C"]) -> Float[Array, "*batch 3"]:
+        """Colours in [0, 1]."""
+        full = jax.lax.Precision.HIGHEST
+        colours = jnp.einsum("...c,cd->...d", latents, self.matrix, precision=full)
+        return jnp.clip(colours + jax.lax.expand_dims(self.offset, range(colours.ndim - 1)), 0, 1)
+
+
+def fit_colours(views: DecodedView) -> ColourMap:
+    """argmin_{A, b} sum_i o_i |z_i A + b - c_i|^2 over the latents z_i of all views.
+
+    c_i is the mean colour of the patch that z_i decodes to; the opacity o_i leaves out the
+    background.
+
+    Departure: Latent-NeRF (2211.07600) knows one such map for all scenes, from which it refines
+    in RGB. Ours is made for the scene at hand and only colours vertices.
+    """
+    latents, opacity, picture = (
+        np.asarray(x, np.float64) for x in (views.latents, views.opacity, views.picture)
+    )
+    *lead, height, width, _ = latents.shape
+    patch = (picture.shape[-3] // height, picture.shape[-2] // width)
+    patches = picture.reshape(*lead, height, patch[0], width, patch[1], 3)
+    root = np.sqrt(opacity).reshape(-1, 1)
+    z, c = latents.reshape(len(root), -1), patches.mean((-4, -2)).reshape(-1, 3)
+    solution, *_ = np.linalg.lstsq(root * np.pad(z, ((0, 0), (0, 1)), constant_values=1), root * c)
+    return ColourMap(
+        jnp.asarray(solution[:-1], jnp.float32), jnp.asarray(solution[-1], jnp.float32)
+    )
+
+
+def scene_colours(
+    decoder: Decoder,
+    scene: SceneModel,
+    params: Params,
+    cameras: Camera,
+    *,
+    variance: Float[Array, ""],
+) -> ColourMap:
+    """`fit_colours` to what [V] cameras see."""
+    views = [
+        decode_view(
+            decoder, scene, params, jax.tree.map(lambda x, i=i: x[i], cameras), variance=variance
+        )
+        for i in range(cameras.focal.shape[0])
+    ]
+    return fit_colours(jax.tree.map(lambda *x: jnp.stack(x), *views))

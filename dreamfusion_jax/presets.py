@@ -1,0 +1,176 @@
+"""Presets: the settings of a whole run, as values."""
+
+import dataclasses
+from typing import Literal
+
+from dreamfusion_jax.distillation.losses import LossConfig
+from dreamfusion_jax.distillation.sds import SdsConfig
+from dreamfusion_jax.distillation.train import AdamConfig, TrainConfig
+from dreamfusion_jax.maths import Ramp
+from dreamfusion_jax.priors.prompts import PromptConfig
+from dreamfusion_jax.scene.camera import CameraConfig
+from dreamfusion_jax.scene.encoding import GridConfig
+from dreamfusion_jax.scene.field import Blob, EnvironmentMap, GridField, MlpField
+from dreamfusion_jax.scene.lighting import LightingConfig
+from dreamfusion_jax.scene.render import SamplingConfig, SceneModel
+from dreamfusion_jax.toybox.bank import NARROW_CAMERAS, SOFT_LIGHTING
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputConfig:
+    """What a run writes.
+
+    Attributes:
+        preview_every: Steps between previews.
+        preview_size: Height and width of the previews' tiles, pixels.
+        checkpoint_every: Steps between checkpoints.
+        size: Height and width of preview.png's tiles and of the turntable, pixels.
+        frames: Of the turntable.
+        elevation: Of the turntable's and the preview's cameras, degrees.
+        distance: Of those cameras from the origin.
+        focal: Of those cameras, image widths.
+        mesh_resolution: Samples along each axis of the marching-cubes grid.
+        backdrop: Grey behind scenes without a background of their own.
+    """
+
+    preview_every: int = 100
+    preview_size: int = 64
+    checkpoint_every: int = 200
+    size: int = 128
+    frames: int = 48
+    elevation: float = 20.0
+    distance: float = 1.3
+    focal: float = 1.1
+    mesh_resolution: int = 96
+    backdrop: float = 0.85
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """A whole run.
+
+    Attributes:
+        scene: Field, background and sampling.
+        train: The optimisation.
+        output: What is written.
+    """
+
+    scene: SceneModel[GridField | MlpField]
+    train: TrainConfig
+    output: OutputConfig = OutputConfig()
+
+
+PAPER = RunConfig(
+    scene=SceneModel(field=MlpField()),
+    train=TrainConfig(),
+    output=OutputConfig(preview_every=1000, checkpoint_every=1000, distance=1.4, focal=0.9),
+)
+"""Every number of the paper, with the embedded prior in Imagen's place."""
+
+
+def _toybox(steps: int, output: OutputConfig) -> RunConfig:
+    """Distillation from the embedded prior, with schedules in proportion to its length."""
+    return RunConfig(
+        scene=SceneModel(
+            field=GridField(),
+            sampling=SamplingConfig(radius=0.62, proposals=(), intervals=48, normals="ray"),
+            background=None,
+        ),
+        train=TrainConfig(
+            steps=steps,
+            views=4,
+            variance=Ramp(0.0, 0.0, 0),
+            optimizer=AdamConfig(learning_rate=0.1),
+            prompts=PromptConfig(views="octants"),
+            cameras=NARROW_CAMERAS,
+            # As many lit pictures as the prior was trained on.
+            lighting=dataclasses.replace(SOFT_LIGHTING, albedo_steps=steps // 4),
+            # Much noise to the end: with less of it a dark albedo passes for the side away from
+            # the light, and a wrong shape for the right one seen from higher up.
+            sds=SdsConfig(guidance_weight=3.0, weighting="image", clip_denoised=True),
+            losses=LossConfig(
+                orientation=Ramp(1e-2, 1e-1, 5 * steps // 6),
+                opacity=0.01,
+                entropy=Ramp(0.02, 0.3, 3 * steps // 4),
+            ),
+        ),
+        output=output,
+    )
+
+
+TOYBOX = _toybox(600, OutputConfig())
+"""The default: the best result that a CPU reaches in a few minutes."""
+
+QUALITY = _toybox(2000, OutputConfig(size=256, frames=72, mesh_resolution=128))
+"""`TOYBOX` with more patience."""
+
+FAST_SD = RunConfig(
+    scene=SceneModel(
+        field=GridField(
+            grid=GridConfig(resolutions=(16, 32, 64, 128), features=4, log2_table_size=19),
+            radius=1.0,
+        ),
+        sampling=SamplingConfig(radius=1.0, proposals=(), intervals=96, normals="ray"),
+    ),
+    train=TrainConfig(
+        steps=10_000,
+        views=1,
+        optimizer=AdamConfig(learning_rate=0.02, warm_up=100),
+        cameras=CameraConfig(elevation=(-10.0, 60.0), distance=(1.2, 1.5), gaussians="std"),
+        lighting=LightingConfig(albedo_steps=2000, ambient=0.3, diffuse=0.7),
+        losses=LossConfig(opacity=1e-3, entropy=Ramp(1e-3, 1e-2, 5000)),
+    ),
+    output=OutputConfig(preview_every=500, checkpoint_every=500, distance=1.4, focal=0.9, size=256),
+)
+"""Stable Diffusion on a GPU: a hash grid, one view a step, Adam.
+
+Chosen from what users of other implementations report; not tuned with real weights yet.
+"""
+
+LATENT_SD = dataclasses.replace(
+    FAST_SD,
+    scene=dataclasses.replace(
+        FAST_SD.scene,
+        field=dataclasses.replace(FAST_SD.scene.field, latent=True),
+        background=EnvironmentMap(latent=True),
+    ),
+)
+"""`FAST_SD` with a scene of latents (Latent-NeRF, 2211.07600): no VAE in the loop."""
+
+FAST_IF = dataclasses.replace(
+    FAST_SD,
+    train=dataclasses.replace(
+        FAST_SD.train,
+        sds=SdsConfig(guidance_weight=20.0, clip_denoised=True),
+    ),
+)
+"""`FAST_SD` for DeepFloyd IF, a pixel prior that needs less guidance and may be clipped."""
+
+
+FieldName = Literal["grid", "mlp"]
+
+
+def with_field(config: RunConfig, name: FieldName) -> RunConfig:
+    """A preset with the other field, and the optimizer and blur that this wants.
+
+    Args:
+        config: The preset.
+        name: "mlp" is the paper's; "grid" the fast one, for which Shampoo's blocks are too
+            large. A preset that has this field already stays as it is.
+    """
+    if isinstance(config.scene.field, MlpField) == (name == "mlp"):
+        return config
+    if name == "grid":
+        field = GridField(radius=config.scene.sampling.radius)
+        train = dataclasses.replace(config.train, optimizer=AdamConfig(learning_rate=0.05))
+    else:
+        # The blob is added after the exponential, so that nothing can carve it away: it has to
+        # fit into the thinnest toy. The paper's, of width 0.2, would be a fog around it.
+        field = MlpField(blob=Blob(strength=5.0, width=0.05))
+        train = dataclasses.replace(
+            config.train,
+            variance=Ramp(1e-2, 1e-4, config.train.steps // 2),
+            optimizer=AdamConfig(learning_rate=1e-3, warm_up=50),
+        )
+    scene = dataclasses.replace(config.scene, field=field)
+    return dataclasses.replace(config, scene=scene, train=train)

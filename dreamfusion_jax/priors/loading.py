@@ -1,0 +1,63 @@
+"""The priors that score distillation can follow, by name."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
+from dreamfusion_jax.priors import deepfloyd, stable_diffusion, toybox
+from dreamfusion_jax.priors.oracle import OraclePrior
+from dreamfusion_jax.priors.prior import Prior, PriorParams
+from dreamfusion_jax.toybox.architecture import SCHEDULER
+from dreamfusion_jax.toybox.captions import Vocabulary
+
+PriorName = Literal["toybox", "oracle", "stable-diffusion", "deepfloyd"]
+
+
+def load_prior(
+    name: PriorName,
+    prompt: str,
+    weights: str | None = None,
+    *,
+    latent: bool = False,
+    image_size: int | None = None,
+) -> tuple[Prior, PriorParams]:
+    """The named prior and its parameters.
+
+    Args:
+        name: "toybox" is the embedded diffusion model; "oracle" draws the true picture of
+            the toybox object that the prompt names, for judging everything but the prior.
+            "stable-diffusion" and "deepfloyd" are the pretrained models.
+        prompt: What the run makes.
+        weights: Folder of the weights or, for pretrained models, a repository on the hub;
+            None for the usual ones.
+        latent: Whether the scene is one of latents, which only Stable Diffusion has.
+        image_size: Height and width of the renderings, which Stable Diffusion alone leaves
+            open, pixels; None for the prior's own.
+
+    Raises:
+        UnknownWordsError: The prior cannot read the prompt.
+        WeightsError: The weights cannot be had or read.
+        FileNotFoundError: No toybox prior in that folder.
+        ValueError: A latent scene or a size for a prior that takes neither.
+    """
+    if latent and name != "stable-diffusion":
+        raise ValueError(f"a latent scene needs --prior stable-diffusion, not {name}")
+    if image_size is not None and (latent or name != "stable-diffusion"):
+        raise ValueError(f"--image-size is for pixels and --prior stable-diffusion, not {name}")
+    match name:
+        case "stable-diffusion":
+            prior, params = stable_diffusion.load(
+                weights or stable_diffusion.DEFAULT_REPO, latent=latent
+            )
+            size = image_size or prior.image_size
+            return dataclasses.replace(prior, image_size=size), params
+        case "deepfloyd":
+            return deepfloyd.load(weights or deepfloyd.DEFAULT_REPO)
+        case "oracle":
+            scene = Vocabulary().scene(prompt)
+            return OraclePrior(NoiseSchedule.from_config(SCHEDULER), scene=scene), None
+        case "toybox":
+            prior, params = toybox.load(Path(weights) if weights else toybox.SHIPPED)
+            prior.vocabulary.scene(prompt)
+            return prior, params

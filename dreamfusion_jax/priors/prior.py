@@ -1,0 +1,207 @@
+"""What score distillation asks of a diffusion model, and classifier-free guidance.
+
+Every prior, embedded or pretrained, is used through the protocol `Prior`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
+from dreamfusion_jax.priors.prompts import PromptConfig, Text, text_for, view_prompts
+from dreamfusion_jax.pytree import pytree
+from dreamfusion_jax.scene.camera import Camera
+from dreamfusion_jax.scene.lighting import Lighting
+
+PriorParams = Any
+
+
+@pytree
+class View:
+    """What a rendered view was made with; some priors need more of it than the camera.
+
+    Attributes:
+        camera: [V] cameras.
+        lighting: [V] lights.
+        backdrop: Plain background of each view.
+    """
+
+    camera: Camera
+    lighting: Lighting
+    backdrop: Float[Array, "V 3"]
+
+
+@pytree
+class Condition:
+    """What the noise prediction of each view [V, ...] is conditioned on.
+
+    Attributes:
+        conditional: Embedding of the prompt.
+        unconditional: Embedding of the empty or negative prompt.
+    """
+
+    conditional: Float[Array, "V ..."]
+    unconditional: Float[Array, "V ..."]
+
+
+@runtime_checkable
+class Prior(Protocol):
+    """A text-conditioned diffusion model of images.
+
+    Attributes:
+        bounded: Whether z_0 lies in [-1, 1]: scaled pixels do, an autoencoder's latents do not.
+    """
+
+    bounded: ClassVar[bool]
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """Its noise schedule."""
+        ...
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the images it is asked about, pixels."""
+        ...
+
+    def encode_text(self, params: PriorParams, prompts: Sequence[str]) -> Float[Array, "P N D"]:
+        """Embeddings of prompts."""
+        ...
+
+    def encode_image(
+        self, params: PriorParams, image: Float[Array, "V H W K"]
+    ) -> Float[Array, "V h w C"]:
+        """z_0 of images in [0, 1], or of a latent scene's renderings; differentiable."""
+        ...
+
+    def decode_image(
+        self, params: PriorParams, z: Float[Array, "V h w C"]
+    ) -> Float[Array, "V H W 3"]:
+        """Images in [0, 1] of z_0, for looking at."""
+        ...
+
+    def condition(self, text: Text, view: View, config: PromptConfig) -> Condition:
+        """The condition of each view."""
+        ...
+
+    def predict_eps(
+        self,
+        params: PriorParams,
+        z: Float[Array, "V h w C"],
+        t: Float[Array, "V"],
+        embedding: Float[Array, "V ..."],
+    ) -> Float[Array, "V h w C"]:
+        """The noise in z_t."""
+        ...
+
+
+def text_condition(text: Text, view: View, config: PromptConfig) -> Condition:
+    """The condition of a prior that reads text: each camera's embedding, and the empty one."""
+    conditional = text_for(text, view.camera, config)
+    return Condition(conditional, jnp.broadcast_to(text.unconditional, conditional.shape))
+
+
+def guide(
+    prior: Prior,
+    params: PriorParams,
+    z: Float[Array, "V h w C"],
+    t: Float[Array, "V"],
+    condition: Condition,
+    guidance_weight: float,
+) -> Float[Array, "V h w C"]:
+    """(1 + omega) eps(z; y, t) - omega eps(z; t) (classifier-free guidance, 2207.12598, eq. 6).
+
+    Both predictions come from one evaluation of twice the batch.
+
+    Args:
+        prior: The model.
+        params: Its parameters.
+        z: Noised images.
+        t: Times in [0, 1].
+        condition: Prompt and empty prompt.
+        guidance_weight: omega of the paper; diffusers' scale is 1 + omega.
+    """
+    if guidance_weight == 0.0:
+        return prior.predict_eps(params, z, t, condition.conditional)
+    embedding = jnp.concatenate([condition.conditional, condition.unconditional])
+    both = prior.predict_eps(params, jnp.tile(z, (2, 1, 1, 1)), jnp.tile(t, 2), embedding)
+    conditional, unconditional = jnp.split(both, 2)
+    return conditional + guidance_weight * (conditional - unconditional)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GaussianPrior:
+    """The exact noise prediction for images distributed as N(mean, std^2 I).
+
+    E[eps | z_t] = sigma_t (z_t - alpha_t mean) / (alpha_t^2 std^2 + sigma_t^2). The mean
+    is the "embedding", so any prompt-like dependence can be tested in closed form. Pixels
+    in [0, 1] are scaled to [-1, 1], as pixel priors do.
+
+    Attributes:
+        schedule: Noise schedule.
+        std: Spread of the images; 0 knows the image exactly.
+        image_size: Height and width, pixels.
+    """
+
+    schedule: NoiseSchedule
+    std: float = 0.0
+    image_size: int = 64
+    bounded: ClassVar[bool] = True
+
+    def encode_text(self, params: PriorParams, prompts: Sequence[str]) -> Float[Array, "P 1 1"]:
+        """A mean of zero for every prompt."""
+        del params
+        return jnp.zeros((len(prompts), 1, 1))
+
+    def encode_image(
+        self, params: PriorParams, image: Float[Array, "V H W C"]
+    ) -> Float[Array, "V H W C"]:
+        """Pixels scaled to [-1, 1]."""
+        del params
+        return 2.0 * image - 1.0
+
+    def decode_image(
+        self, params: PriorParams, z: Float[Array, "V H W C"]
+    ) -> Float[Array, "V H W C"]:
+        """Pixels scaled back to [0, 1]."""
+        del params
+        return 0.5 * z + 0.5
+
+    def condition(self, text: Text, view: View, config: PromptConfig) -> Condition:
+        """As any prior that reads text."""
+        return text_condition(text, view, config)
+
+    def predict_eps(
+        self,
+        params: PriorParams,
+        z: Float[Array, "V h w C"],
+        t: Float[Array, "V"],
+        embedding: Float[Array, "V ..."],
+    ) -> Float[Array, "V h w C"]:
+        """The posterior mean of the noise; `embedding` broadcasts as the mean image."""
+        del params
+        mean = embedding.reshape(*embedding.shape, *(1,) * (z.ndim - embedding.ndim))
+        alpha, sigma = (
+            f(t).reshape(-1, 1, 1, 1) for f in (self.schedule.alpha, self.schedule.sigma)
+        )
+        return sigma * (z - alpha * mean) / (alpha**2 * self.std**2 + sigma**2)
+
+
+def encode_prompts(
+    prior: Prior, params: PriorParams, prompt: str, config: PromptConfig, negative: str = ""
+) -> Text:
+    """Encodes all the texts of a run, once, before the loop.
+
+    Args:
+        prior: Whose text encoder to use.
+        params: Its parameters.
+        prompt: What to make.
+        config: Which views are appended to it.
+        negative: What to steer away from; empty for plain guidance.
+    """
+    views = view_prompts(prompt, config)
+    encoded = prior.encode_text(params, [*views, prompt, negative])
+    return Text(views=encoded[: len(views)], plain=encoded[-2], unconditional=encoded[-1])

@@ -1,0 +1,47 @@
+"""Normals from density, and the colour of a lit surface."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dreamfusion_jax.maths import safe_normalize
+from dreamfusion_jax.scene.lighting import Lighting, lambertian
+
+
+def density_normals(
+    field: Callable[
+        [Float[Array, "*batch 3"]], tuple[Float[Array, "*batch"], Float[Array, "*batch C"]]
+    ],
+    points: Float[Array, "*batch 3"],
+) -> tuple[Float[Array, "*batch"], Float[Array, "*batch C"], Float[Array, "*batch 3"]]:
+    """Density, albedo and normal n = -grad tau / |grad tau| (DreamFusion, section 3.1).
+
+    One forward and one backward pass of the field. The normal is zero where tau is flat.
+
+    Args:
+        field: Density and albedo of points, each point for itself.
+        points: Where to ask.
+    """
+
+    def density(p: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        tau, albedo = field(p)
+        return tau, (tau, albedo)
+
+    _, pullback, (tau, albedo) = jax.vjp(density, points, has_aux=True)
+    (gradient,) = pullback(jnp.ones_like(tau))
+    return tau, albedo, safe_normalize(-gradient)
+
+
+def shade(
+    albedo: Float[Array, "*batch 3"],
+    normal: Float[Array, "*#batch 3"],
+    point: Float[Array, "*#batch 3"],
+    lighting: Lighting,
+) -> Float[Array, "*batch 3"]:
+    """C = rho (l_rho max(0, n . l) + l_a), rho white if textureless (DreamFusion, eq. 4)."""
+    bare = lighting.textureless
+    bare = bare.reshape(*bare.shape, *(1,) * (albedo.ndim - bare.ndim))
+    paint = jnp.where(bare, 1.0, albedo)
+    return paint * lambertian(normal, point, lighting)[..., None]

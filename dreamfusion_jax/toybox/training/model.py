@@ -1,0 +1,169 @@
+"""The training step of the embedded prior."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dreamfusion_jax.diffusion.checkpoints.weights import CheckpointModel
+from dreamfusion_jax.diffusion.clip import ClipTextConfig, ClipTextModel
+from dreamfusion_jax.diffusion.layers import Dtype
+from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
+from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
+from dreamfusion_jax.diffusion.unet_config import UNetConfig
+from dreamfusion_jax.pytree import pytree
+from dreamfusion_jax.toybox.architecture import MiniatureConfig
+from dreamfusion_jax.toybox.training.data import (
+    BETAS,
+    CLIP_NORM,
+    MAX_WEIGHT,
+    TIME_POWER,
+    WEIGHT_DECAY,
+    Optimization,
+    Pictures,
+    draw_batch,
+    ema_decay,
+    learning_rate,
+)
+
+Params = Any
+"""Weights {"unet", "text_encoder"}, as Flax nests them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """UNet and text encoder, which are trained together, without their weights."""
+
+    unet: UNet2DConditionModel
+    text_encoder: ClipTextModel
+
+    def init(self, key: jax.Array) -> Params:
+        """Random weights {"unet", "text_encoder"}."""
+        unet_key, text_key = jax.random.split(key)
+        return {
+            "unet": _init(self.unet, unet_key),
+            "text_encoder": _init(self.text_encoder, text_key),
+        }
+
+    def predict(self, params: Params, z: jax.Array, index: jax.Array, ids: jax.Array) -> jax.Array:
+        """The clean z_0 [B, h, w, 12] behind z_t, its step of the schedule and its caption."""
+        text, _ = self.text_encoder.apply({"params": params["text_encoder"]}, ids)
+        output = self.unet.apply({"params": params["unet"]}, z, index.astype(jnp.float32), text)
+        assert isinstance(output, jax.Array)
+        return output.astype(jnp.float32)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init(model: CheckpointModel, key: jax.Array) -> Params:
+    inputs = [jnp.zeros(x.shape, x.dtype) for x in model.example_inputs()]
+    return model.init(key, *inputs)["params"]
+
+
+def make_networks(config: MiniatureConfig, tokenizer, dtype: Dtype) -> Networks:
+    """Networks of the configured sizes, computing in `dtype`.
+
+    Raises:
+        ValueError: The sizes do not fit together.
+    """
+    text = config.text_encoder(len(tokenizer), tokenizer.model_max_length)
+    return Networks(
+        UNet2DConditionModel(UNetConfig.from_json(config.unet()), dtype),
+        ClipTextModel(ClipTextConfig.from_json(text), dtype),
+    )
+
+
+@pytree
+class State:
+    """All that changes during training. Random keys are derived from seed and step.
+
+    Attributes:
+        step: Steps done.
+        params: Weights.
+        ema: Their running mean.
+        optimizer: optax state.
+    """
+
+    step: jax.Array
+    params: Params
+    ema: Params
+    optimizer: optax.OptState
+
+
+def make_optimizer(config: Optimization) -> optax.GradientTransformation:
+    """AdamW with clipped gradients."""
+    rate = functools.partial(learning_rate, config)
+    adam = optax.adamw(rate, *BETAS, weight_decay=WEIGHT_DECAY)
+    return optax.chain(optax.clip_by_global_norm(CLIP_NORM), adam)
+
+
+def init_state(networks: Networks, config: Optimization) -> State:
+    """Fresh weights, from the seed."""
+    params = networks.init(jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1))
+    mean = jax.tree.map(jnp.copy, params)  # A copy, because the state is donated.
+    return State(jnp.zeros((), jnp.int32), params, mean, make_optimizer(config).init(params))
+
+
+def clean_image_loss(
+    params: Params,
+    networks: Networks,
+    schedule: NoiseSchedule,
+    key: jax.Array,
+    z: jax.Array,
+    ids: jax.Array,
+) -> jax.Array:
+    """Mean of min(1 / sigma_t^2, 10) |x_hat(z_t; y, t) - z_0|^2 at t ~ U^(2/3).
+
+    Args:
+        params: Weights.
+        networks: What they are weights of.
+        schedule: Noise schedule.
+        key: Random key of times and noise.
+        z: Clean z_0 [B, h, w, 12].
+        ids: Captions y [B, N].
+    """
+    time_key, noise_key = jax.random.split(key)
+    t = jax.random.uniform(time_key, z.shape[:1]) ** TIME_POWER
+    noised = schedule.add_noise(z, jax.random.normal(noise_key, z.shape), t)
+    predicted = networks.predict(params, noised, schedule.timestep(t), ids)
+    weight = jnp.minimum(1 / schedule.sigma(t) ** 2, MAX_WEIGHT)
+    return jnp.mean(weight[:, None, None, None] * (predicted - z) ** 2)
+
+
+@functools.partial(jax.jit, static_argnames=("networks", "config"), donate_argnames="state")
+def train_step(
+    state: State,
+    pictures: Pictures,
+    schedule: NoiseSchedule,
+    *,
+    networks: Networks,
+    config: Optimization,
+) -> tuple[State, jax.Array]:
+    """Draws a batch, improves the weights and their mean.
+
+    Args:
+        state: Donated.
+        pictures: What to draw from; an argument, so that it is not compiled in.
+        schedule: Noise schedule.
+        networks: What is trained.
+        config: How.
+
+    Returns:
+        The next state and the loss. Where the loss or its gradient is not finite, the
+        loss is nan and the state is the one before, so that it can still be saved.
+    """
+    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    batch_key, loss_key = jax.random.split(key)
+    z, ids = draw_batch(batch_key, pictures, config.batch_size)
+    loss, gradient = jax.value_and_grad(clean_image_loss)(
+        state.params, networks, schedule, loss_key, z, ids
+    )
+    update, optimizer = make_optimizer(config).update(gradient, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, update)
+    ema = optax.incremental_update(params, state.ema, 1 - ema_decay(config, state.step))
+    following = State(state.step + 1, params, ema, optimizer)
+    finite = jnp.isfinite(loss + optax.tree.norm(gradient))
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), following, state)
+    return kept, jnp.where(finite, loss, jnp.nan)

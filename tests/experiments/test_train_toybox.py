@@ -1,0 +1,264 @@
+import shutil
+import signal
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from helpers.torch_models import compile_fast, relative_error
+from transformers import CLIPTextModel
+
+from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
+from dreamfusion_jax.priors import toybox
+from dreamfusion_jax.runs.checkpoint import Checkpointer
+from dreamfusion_jax.toybox import architecture
+from dreamfusion_jax.toybox.bank import allowed_colours
+from dreamfusion_jax.toybox.captions import Vocabulary
+from dreamfusion_jax.toybox.training import model as toybox_model
+from dreamfusion_jax.toybox.training.data import (
+    FULL,
+    SMALL,
+    Optimization,
+    draw_batch,
+    ema_decay,
+    grid_captions,
+    learning_rate,
+    load_bank,
+    load_pictures,
+)
+from dreamfusion_jax.toybox.world import HELD_OUT
+from experiments import sample, train_toybox
+
+STEPS = 24
+SCHEDULE = NoiseSchedule.from_config(architecture.SCHEDULER)
+
+
+def command(folder, *more):
+    """A minute training: one level of 16 channels on a grid of 4 x 4."""
+    options = {
+        "output": folder,
+        "steps": STEPS,
+        "batch-size": 4,
+        "learning-rate": 2e-3,
+        "warm-up": 3,
+        "save-every": 8,
+        "log-every": 5,
+        "sample-every": 16,
+        "sample-steps": 2,
+        "model.image-size": 8,
+        "model.channels": 16,
+        "model.attention": False,
+        "model.text-width": 16,
+        "model.text-layers": 1,
+        "pictures.size": 8,
+        "pictures.views": 12,
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    words += ["--vocabulary.categories", "barrel", "--vocabulary.colours", "red", "blue", "orange"]
+    return [*words, *more]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The folder of a training from the first step to the last."""
+    folder = tmp_path_factory.mktemp("straight") / "prior"
+    train_toybox.main(command(folder))
+    return folder
+
+
+def parts_of(folder):
+    """What the trainer works with, for the settings of `command`."""
+    arguments = train_toybox.parse(command(folder))
+    training = train_toybox.Training(arguments)
+    pictures = load_pictures(arguments.settings, training.tokenizer, lambda *_: None)
+    return SimpleNamespace(
+        config=arguments.settings.optimization, networks=training.networks, pictures=pictures
+    )
+
+
+def test_the_loss_on_one_batch_falls(straight):
+    parts = parts_of(straight)
+    z, ids = jax.jit(draw_batch, static_argnums=2)(jax.random.key(5), parts.pictures, 32)
+    assert z.shape == (32, 4, 4, 12) and float(jnp.abs(z).max()) <= 1.0
+
+    @compile_fast
+    def loss(params):
+        key = jax.random.key(6)
+        return toybox_model.clean_image_loss(params, parts.networks, SCHEDULE, key, z, ids)
+
+    fresh = toybox_model.init_state(parts.networks, parts.config)
+    with Checkpointer(straight) as checkpoints:
+        assert checkpoints.latest_step() == STEPS
+        trained = checkpoints.restore(fresh)
+    assert int(trained.step) == STEPS
+    before, after = float(loss(fresh.params)), float(loss(trained.params))
+    assert after < 0.5 * before
+    assert before < 100 and float(loss(trained.ema)) < before
+
+
+def test_a_stopped_training_goes_on_to_the_same_weights(straight, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "prior"
+    folder.mkdir()
+    shutil.copy(straight / "bank.npz", folder)
+    calls = []
+
+    def press_at_eleven(*args, **kwargs):
+        calls.append(None)
+        if len(calls) == 11:
+            signal.raise_signal(signal.SIGINT)
+        return toybox_model.train_step(*args, **kwargs)
+
+    monkeypatch.setattr(train_toybox, "train_step", press_at_eleven)
+    with pytest.raises(SystemExit) as stopped:
+        train_toybox.main(command(folder))
+    assert stopped.value.code == 130 and len(calls) == 11
+    assert "the same command goes on" in capsys.readouterr().err
+    toybox.load(folder)
+    train_toybox.main(command(folder))
+    assert "going on from step 11" in capsys.readouterr().out and len(calls) == STEPS
+    for name in (
+        "unet/diffusion_pytorch_model.safetensors",
+        "text_encoder/model.safetensors",
+        f"samples/{STEPS:06d}.png",
+    ):
+        assert (folder / name).read_bytes() == (straight / name).read_bytes()
+    train_toybox.main(command(folder))  # Done already: nothing more to do.
+    assert len(calls) == STEPS
+
+
+def test_diffusers_reads_what_was_trained(straight):
+    prior, params = toybox.load(straight)
+    prompts = ["a red barrel, front view", ""]
+    unet = UNet2DConditionModel.from_pretrained(straight / "unet", torch_dtype=torch.float32)
+    text, report = CLIPTextModel.from_pretrained(
+        straight / "text_encoder", dtype=torch.float32, output_loading_info=True
+    )
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    z = np.random.default_rng(0).normal(size=(2, 4, 4, 12)).astype(np.float32)
+    ids = architecture.tokenize(prior.tokenizer, prompts)
+    with torch.no_grad():
+        states = text(torch.from_numpy(np.array(ids)).long()).last_hidden_state
+        clean = unet(torch.from_numpy(z).permute(0, 3, 1, 2), torch.tensor([400, 400]), states)
+    t = jnp.full(2, 0.4005)
+    eps = prior.predict_eps(params, jnp.asarray(z), t, prior.encode_text(params, prompts))
+    ours = prior.schedule.x_from_eps(eps, jnp.asarray(z), t)
+    assert relative_error(ours, clean.sample.permute(0, 2, 3, 1).numpy()) < 1e-4
+    halves = [p.stat().st_size for p in straight.rglob("*.safetensors")]
+    assert sum(halves) < 2.2 * sum(x.size for x in jax.tree.leaves(params))
+
+
+def test_samples_of_a_prompt(straight, tmp_path, capsys):
+    file = tmp_path / "new" / "grid.png"
+    options = ["--weights", str(straight), "--steps", "2", "--seeds", "2"]
+    sample.main([*options, "--prompt", "a red barrel", "--output", str(file)])
+    assert file.read_bytes().startswith(b"\x89PNG") and str(file) in capsys.readouterr().out
+    for bad, message in (
+        ([*options, "--prompt", "a red dragon"], "'dragon'"),
+        (["--weights", str(tmp_path)], "holds no toybox prior"),
+        ([*options, "--seeds", "0"], "at least 1"),
+    ):
+        assert message in refusal(sample.main, bad, capsys)
+
+
+def refusal(main, argv, capsys):
+    """The one line of a command that ends with exit code 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ")
+    return lines[0]
+
+
+def test_a_step_that_is_not_finite_changes_nothing(straight, tmp_path, monkeypatch, capsys):
+    parts = parts_of(straight)
+    fresh = toybox_model.init_state(parts.networks, parts.config)
+    broken = jax.tree.map(jnp.copy, fresh)
+    broken.params["unet"]["conv_out"]["bias"] = jnp.full(12, jnp.inf)
+    kept, loss = toybox_model.train_step(
+        broken, parts.pictures, SCHEDULE, networks=parts.networks, config=parts.config
+    )
+    assert np.isnan(loss) and int(kept.step) == 0
+    for name in ("unet", "text_encoder"):
+        for a, b in zip(
+            jax.tree.leaves(kept.ema[name]), jax.tree.leaves(fresh.params[name]), strict=True
+        ):
+            np.testing.assert_array_equal(a, b)
+
+    def fail_from_the_tenth(state, *args, **kwargs):
+        if int(state.step) == 10:
+            return state, jnp.array(jnp.nan)
+        return toybox_model.train_step(state, *args, **kwargs)
+
+    folder = tmp_path / "prior"
+    folder.mkdir()
+    shutil.copy(straight / "bank.npz", folder)
+    monkeypatch.setattr(train_toybox, "train_step", fail_from_the_tenth)
+    message = refusal(train_toybox.main, command(folder), capsys)
+    assert "not finite after step 10" in message
+    with Checkpointer(folder) as checkpoints:
+        assert checkpoints.latest_step() == 10
+    toybox.load(folder)
+
+
+def test_what_makes_no_sense_is_refused(straight, tmp_path, capsys):
+    for more, message in (
+        (["--steps", "0"], "--steps must be at least 1"),
+        (["--pictures.size", "16"], "must be the same"),
+        (["--nonsense", "1"], "unknown option --nonsense"),
+        (["--vocabulary.categories", "unicorn"], "no 'unicorn'"),
+        (["--model.attention", "False", "True"], "levels"),
+    ):
+        folder = tmp_path / "-".join(more)
+        assert message in refusal(train_toybox.main, command(folder, *more), capsys)
+    changed = refusal(train_toybox.main, command(straight, "--learning-rate", "1e-3"), capsys)
+    assert "begun with other settings (optimization)" in changed
+    foreign = tmp_path / "foreign"
+    architecture.write_configs(foreign, SMALL.model, Vocabulary(), train_toybox.build_tokenizer())
+    assert "another origin" in refusal(train_toybox.main, command(foreign), capsys)
+    other = train_toybox.parse(command(straight, "--pictures.views", "13")).settings
+    with pytest.raises(ValueError, match="drawn for other settings"):
+        load_bank(other, lambda *_: None)
+
+
+def test_help_names_every_setting(capsys):
+    with pytest.raises(SystemExit) as caught:
+        train_toybox.main(["--help"])
+    text = capsys.readouterr().out
+    assert caught.value.code == 0
+    for word in ("--preset", "--steps", "--bfloat16", "--output", "--model.channels", "Ctrl-C"):
+        assert word in text
+
+
+def test_presets_are_consistent_and_fit():
+    for settings in (SMALL, FULL):
+        assert settings.model.image_size == settings.pictures.size
+        tokenizer = train_toybox.build_tokenizer()
+        networks = toybox_model.make_networks(settings.model, tokenizer, jnp.float32)
+        shapes = jax.eval_shape(networks.init, jax.random.key(0))
+        half = sum(2 * leaf.size for leaf in jax.tree.leaves(shapes))
+        assert half < 25e6
+        side = settings.model.image_size // architecture.BLOCK
+        assert side // 2 ** (len(settings.model.channels) - 1) == 2
+        assert np.all(allowed_colours(settings.vocabulary).any(axis=1))
+    assert (
+        train_toybox.parse(["--preset", "full", "--seed", "3"]).settings.vocabulary == Vocabulary()
+    )
+    captions = grid_captions(Vocabulary())
+    assert len(captions) == 12 and sum("held out" in label for label in captions.values()) == 4
+    for text, label in captions.items():
+        scene = Vocabulary().scene(text)
+        assert ((scene.category, scene.colour) in HELD_OUT) == ("held out" in label)
+
+
+def test_the_learning_rate_rises_and_falls():
+    config = Optimization(steps=100, warm_up=10, learning_rate=1.0, ema=0.9)
+    rates = np.array([learning_rate(config, step) for step in range(101)])
+    expected = [min(1, (s + 1) / 10) * (1 + np.cos(np.pi * s / 100)) / 2 for s in range(101)]
+    np.testing.assert_allclose(rates, expected, atol=1e-6)
+    decays = [float(ema_decay(config, step)) for step in (0, 9, 10**6)]
+    np.testing.assert_allclose(decays, [0.1, 10 / 19, 0.9], rtol=1e-6)

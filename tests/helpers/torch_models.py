@@ -1,0 +1,42 @@
+"""What the parity tests share: configurations, random PyTorch weights, a measure."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import torch
+
+REFERENCE_CONFIGS = Path(__file__).parents[1] / "reference_configs"
+
+
+def reference_config(model: str, part: str) -> dict:
+    return json.loads((REFERENCE_CONFIGS / model / part / "config.json").read_text())
+
+
+def randomize(module: torch.nn.Module, seed: int = 0) -> None:
+    """Draws every parameter anew so that each one matters: no zero biases, no unit norms."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim <= 1:
+                is_norm_weight = "norm" in name and name.endswith("weight")
+                parameter.copy_(0.3 * noise + (1.0 if is_norm_weight else 0.0))
+            elif "embed" in name and parameter.shape[0] > 4 * parameter.shape[1]:
+                parameter.copy_(noise)
+            else:
+                parameter.copy_(noise / parameter[0].numel() ** 0.5)
+
+
+def compile_fast(function):
+    """Compiles with less optimization: these tests spend their time in the compiler."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def relative_error(ours, theirs) -> float:
+    """Norm of the difference over the norm of the truth."""
+    ours = np.asarray(ours, np.float64)
+    theirs = np.asarray(theirs, np.float64)
+    assert ours.shape == theirs.shape
+    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))

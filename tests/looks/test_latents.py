@@ -1,0 +1,168 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import trimesh
+from helpers.tiny import (
+    SCHEDULE,
+    Cloud,
+    Fog,
+    LatentPrior,
+    encode_by_hand,
+    fresh,
+    light,
+    network_by_hand,
+    one_camera,
+    rays_across,
+    scene,
+    weights_by_loop,
+)
+from PIL import Image
+
+from dreamfusion_jax.distillation.losses import LossConfig
+from dreamfusion_jax.distillation.sds import SdsConfig
+from dreamfusion_jax.distillation.train import AdamConfig, Model, TrainConfig, init_state
+from dreamfusion_jax.looks.latents import DecodedView, Decoder, decode_view, fit_colours
+from dreamfusion_jax.looks.views import look
+from dreamfusion_jax.maths import Ramp
+from dreamfusion_jax.presets import OutputConfig, RunConfig
+from dreamfusion_jax.priors.prompts import Text
+from dreamfusion_jax.runs.checkpoint import Checkpointer
+from dreamfusion_jax.runs.session import Session
+from dreamfusion_jax.scene.camera import CameraConfig
+from dreamfusion_jax.scene.encoding import GridConfig
+from dreamfusion_jax.scene.field import EnvironmentMap, GridField
+from dreamfusion_jax.scene.render import SamplingConfig, SceneModel, render_rays
+
+LATENT = (2.0, -3.0, 0.5, 40.0)
+BACKGROUND = EnvironmentMap(8, 1, 2, latent=True)
+ZERO = jnp.array(0.0)
+MATRIX, OFFSET = (np.asarray(x, np.float64) for x in LatentPrior.params())
+
+
+def decode_by_hand(latents):
+    return np.clip(np.asarray(latents, np.float64) @ MATRIX + OFFSET, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("normals", ["sample", "ray"])
+def test_latents_are_composited_as_they_are_whatever_the_light(normals):
+    cloud = Cloud(color=LATENT)
+    model = scene(cloud, BACKGROUND, radius=1.0, intervals=12, normals=normals)
+    params = fresh(model)
+    rays, origin = rays_across(num=5, half=0.5)
+
+    @jax.jit
+    def render(lighting):
+        return render_rays(model, params, rays, lighting, variance=ZERO)
+
+    seen = render(light())
+    edges = np.asarray(seen.edges, np.float64)
+    near, far = edges[:, :-1], edges[:, 1:]
+    along = 2.0 - 0.75 * (far**4 - near**4) / (far**3 - near**3)
+    radius = np.sqrt(along**2 + origin[:, 1:2] ** 2)
+    weights = weights_by_loop(20.0 * np.exp(-0.5 * (radius / 0.2) ** 2), edges)
+    code = encode_by_hand(np.asarray(rays.direction, np.float64), np.zeros(5), 2)
+    behind = network_by_hand(params["background"], code, blocks=1)
+    through = 1 - weights.sum(-1, keepdims=True)
+    assert through.min() < 0.1 and through.max() > 0.5
+    wanted = weights.sum(-1, keepdims=True) * np.array(LATENT) + through * behind
+    np.testing.assert_allclose(seen.color, wanted, rtol=1e-3, atol=2e-4)
+    for other in (light(textureless=True), light(position=(-3.0, 0.0, 0.0), ambient=0.0)):
+        np.testing.assert_array_equal(render(other).color, seen.color)
+    assert np.abs(render(light(ambient=0.5)).light - seen.light).max() > 0.1
+
+
+def test_a_latent_field_and_a_latent_background_need_each_other():
+    pairs = [(Fog(color=LATENT), None), (Fog(color=LATENT), EnvironmentMap()), (Fog(), BACKGROUND)]
+    for field, background in pairs:
+        with pytest.raises(ValueError, match="need each other"):
+            SceneModel(field, background=background)
+    assert scene(Fog(color=LATENT), BACKGROUND).latent and not scene(Fog()).latent
+
+
+def test_the_colours_of_a_linear_decoder_are_found_where_something_is_seen():
+    rng = np.random.default_rng(0)
+    latents = rng.normal(size=(2, 5, 6, 4))
+    opacity = rng.uniform(size=(2, 5, 6, 1)) * (rng.uniform(size=(2, 5, 6, 1)) > 0.4)
+    # A texture whose mean over each patch of 2 x 3 pixels is nothing; nonsense where all is air.
+    texture = np.tile([[1.0, -2.0, 1.0], [0.5, -1.0, 0.5]], (5, 6))[None, ..., None]
+    picture = np.kron(latents @ MATRIX + OFFSET, np.ones((1, 2, 3, 1))) + 0.1 * texture
+    picture += 5.0 * np.kron(opacity == 0, np.ones((1, 2, 3, 1)))
+    view = DecodedView(*(jnp.array(x, jnp.float32) for x in (latents, opacity, picture)))
+    colours = fit_colours(view)
+    np.testing.assert_allclose(colours.matrix, MATRIX, atol=1e-5)
+    np.testing.assert_allclose(colours.offset, OFFSET, atol=1e-5)
+    bright = jnp.array([[5.0, -9.0, 9.0, 0.0], [0.3, 0.2, 0.1, 0.0]])
+    np.testing.assert_allclose(colours(bright), decode_by_hand(bright), atol=1e-5)
+
+
+def test_a_latent_scene_looks_like_its_decoded_pictures_with_the_light_of_its_shape():
+    latent = scene(Cloud(density=200.0, color=(1.0, -2.0, 0.5, 3.0)), BACKGROUND, radius=0.6)
+    plain = scene(Cloud(density=200.0), radius=0.6)
+    params, camera = fresh(latent), one_camera()
+    how = {"size": 16, "variance": ZERO, "backdrop": 0.25}
+    with pytest.raises(ValueError, match="decoder"):
+        look(latent, params, camera, **how)
+    decoder = Decoder(LatentPrior(SCHEDULE, image_size=6), LatentPrior.params())
+    looks = look(latent, params, camera, **how, decoder=decoder)
+    twin = look(plain, fresh(plain), camera, **how)
+    for name in ("opacity", "normals", "textureless"):
+        np.testing.assert_allclose(getattr(looks, name), getattr(twin, name), atol=1e-6)
+    opacity = np.asarray(looks.opacity)[..., 0]
+    middle, outside = (slice(7, 9), slice(7, 9)), opacity == 0
+    assert opacity[middle].min() > 0.999 and outside.sum() > 20
+    # A latent is 2 pixels: those in the middle show nothing else.
+    color = decode_by_hand([1.0, -2.0, 0.5, 3.0])
+    np.testing.assert_allclose(looks.color[middle], np.broadcast_to(color, (2, 2, 3)), atol=2e-3)
+    received = np.asarray(twin.textureless)[middle]
+    assert received.max() < 0.99
+    np.testing.assert_allclose(looks.shaded[middle], received * color, atol=2e-3)
+    for picture in (looks.color, looks.shaded):
+        np.testing.assert_array_equal(picture[outside], 0.25)
+
+
+OBJECT, AROUND = np.array([1.5, -2.0, 0.3, 3.0]), np.array([-2.0, 0.5, 2.0, -1.0])
+RUN = RunConfig(
+    scene=SceneModel(
+        GridField(GridConfig((3, 6)), latent=True),
+        SamplingConfig(radius=0.62, proposals=(), intervals=8, normals="ray"),
+        background=BACKGROUND,
+    ),
+    train=TrainConfig(
+        steps=80,
+        views=2,
+        variance=Ramp(0.0, 0.0, 0),
+        optimizer=AdamConfig(learning_rate=0.1),
+        cameras=CameraConfig((0.0, 50.0), 0.0, (1.3, 1.3), 0.0, 0.0, 0.0, "std", (1.1, 1.1)),
+        sds=SdsConfig(guidance_weight=0.0, weighting="image"),
+        losses=LossConfig(opacity=0.0),
+    ),
+    output=OutputConfig(size=16, frames=2, mesh_resolution=16),
+)
+
+
+def test_a_latent_run_finds_the_mean_of_its_prior_and_shows_it_decoded(tmp_path):
+    prior = LatentPrior(SCHEDULE, image_size=8)
+    truth = np.tile(AROUND, (8, 8, 1))
+    truth[2:6, 2:6] = OBJECT
+    mean = jnp.array(truth.reshape(64, 4), jnp.float32)
+    text = Text(jnp.tile(mean, (4, 1, 1)), mean, mean)
+    Session(text, RUN, tmp_path, prior, LatentPrior.params()).run()
+
+    with Checkpointer(tmp_path) as checkpoints:
+        state = checkpoints.restore(init_state(Model(RUN.scene, prior), RUN.train))
+    decoder, camera = Decoder(prior, LatentPrior.params()), one_camera(0.5, 0.4, 1.3, 1.1)
+    seen = decode_view(decoder, RUN.scene, state.params, camera, variance=ZERO)
+    # The square's rim and corners are beyond so coarse a grid.
+    errors, opacity = np.abs(np.asarray(seen.latents) - truth), np.asarray(seen.opacity)
+    assert opacity[3:5, 3:5].min() > 0.95 and opacity[[0, -1]].max() < 0.2
+    assert errors[3:5, 3:5].max() < 0.5 and errors[[0, -1]].mean() < 0.3
+
+    color = 255 * decode_by_hand(OBJECT)
+    mesh = trimesh.load_mesh(tmp_path / "mesh.glb", skip_materials=True)
+    linear = np.median(mesh.visual.vertex_colors[:, :3], axis=0) / 255
+    srgb = 255 * (1.055 * linear ** (1 / 2.4) - 0.055)
+    np.testing.assert_allclose(srgb, color, atol=10)
+    with Image.open(tmp_path / "preview.png") as preview:
+        pixels = np.asarray(preview.convert("RGB"), np.float64).reshape(-1, 3)
+    assert (np.abs(pixels - color).max(-1) < 10).sum() > 100

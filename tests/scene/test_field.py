@@ -1,0 +1,177 @@
+import dataclasses
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.tiny import encode_by_hand, network_by_hand, sphere_points
+from scipy.interpolate import RegularGridInterpolator
+
+from dreamfusion_jax.scene.encoding import GridConfig
+from dreamfusion_jax.scene.field import (
+    Blob,
+    EnvironmentMap,
+    Field,
+    GridField,
+    MlpField,
+    ProposalMlp,
+)
+
+RNG = np.random.default_rng(0)
+POINTS = RNG.uniform(-0.5, 0.5, (30, 3))
+VARIANCES = RNG.uniform(0.0, 0.05, 30)
+ASK = (jnp.array(POINTS, jnp.float32), jnp.array(VARIANCES, jnp.float32))
+GRID = GridField(
+    GridConfig(resolutions=(3, 5), features=4),
+    radius=0.62,
+    bias=-2.0,
+    blob=Blob(4.0, 0.2),
+    smoothness=0.3,
+)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def bump(strength, width):
+    return strength * np.exp(-(POINTS**2).sum(-1) / (2 * width**2))
+
+
+def random_params(init, scale=0.5):
+    leaves, tree = jax.tree.flatten(jax.jit(init)(jax.random.key(1)))
+    noise = [scale * RNG.normal(size=leaf.shape) for leaf in leaves]
+    pairs = zip(leaves, noise, strict=True)
+    return tree.unflatten([leaf + jnp.array(n, jnp.float32) for leaf, n in pairs])
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_the_mlp_is_the_papers_formula(fresh):
+    field = MlpField(width=16, blocks=3, frequencies=4)
+    params = jax.jit(field.init)(jax.random.key(0)) if fresh else random_params(field.init)
+    raw = network_by_hand(params, encode_by_hand(POINTS, VARIANCES, 4), blocks=3)
+    density, albedo = jax.jit(field)(params, *ASK)
+    np.testing.assert_allclose(density, np.exp(raw[:, 0]) + bump(5.0, 0.2), rtol=1e-4)
+    np.testing.assert_allclose(albedo, sigmoid(raw[:, 1:]), rtol=1e-4)
+
+
+def test_the_papers_mlp_has_the_parameters_of_its_description():
+    params = jax.eval_shape(MlpField().init, jax.random.key(0))
+    width, encoded = 128, 2 * 3 * 8
+    block = 2 * (width * width + width) + 2 * width
+    wanted = (encoded * width + width) + 5 * block + (width * 4 + 4)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == wanted == 173_188
+
+
+def test_the_blob_alone_is_left_where_the_network_says_nothing():
+    field = MlpField(width=4, blocks=1, frequencies=2)
+    params = jax.tree.map(jnp.zeros_like, field.init(jax.random.key(0)))
+    density, albedo = field(params, *ASK)
+    np.testing.assert_allclose(density, 1 + bump(5.0, 0.2), rtol=1e-5)
+    np.testing.assert_array_equal(albedo, np.full((30, 3), 0.5))
+    assert Blob()(jnp.zeros(3)) == 5.0
+
+
+@pytest.mark.parametrize("field", [MlpField(), GridField()])
+def test_no_view_direction_goes_in(field):
+    assert isinstance(field, Field)
+    assert [*inspect.signature(type(field).__call__).parameters][1:] == [
+        "params",
+        "mean",
+        "variance",
+    ]
+
+
+def test_variance_blurs():
+    field = MlpField(width=16, blocks=1, frequencies=6, blob=Blob(strength=0.0))
+    params = random_params(field.init)
+    roughness = []
+    for variance in (0.0, 2e-3, 5e-2, 1e2):
+        density, albedo = field(params, ASK[0], jnp.full(30, variance))
+        roughness.append(float(jnp.std(jnp.log(density)) + jnp.mean(jnp.std(albedo, axis=0))))
+    assert roughness[0] > roughness[1] > roughness[2] > 100 * roughness[3]
+
+
+def test_bfloat16_multiplies_in_bfloat16_but_the_density_is_float32():
+    exact = MlpField(width=32, blocks=2, frequencies=4)
+    half = MlpField(width=32, blocks=2, frequencies=4, bfloat16=True)
+    params = jax.jit(exact.init)(jax.random.key(0))
+    assert all(
+        leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(jax.jit(half.init)(jax.random.key(0)))
+    )
+    density, albedo = jax.jit(half)(params, *ASK)
+    assert density.dtype == albedo.dtype == jnp.float32
+    # More than bfloat16's 8 bits: the exponential was not rounded.
+    assert np.any(np.asarray(density) != np.asarray(density.astype(jnp.bfloat16), np.float32))
+    assert "bf16[32,32]" in str(jax.make_jaxpr(half)(params, *ASK))
+    np.testing.assert_allclose(density, exact(params, *ASK)[0], rtol=0.1)
+    np.testing.assert_allclose(albedo, exact(params, *ASK)[1], atol=0.05)
+
+
+def grid_by_hand(params, points, latent):
+    raw = 0.0
+    for resolution, table in zip((3, 5), params, strict=True):
+        axis = np.linspace(-0.62, 0.62, resolution)
+        values = np.asarray(table, np.float64).reshape(*3 * (resolution,), 5 if latent else 4)
+        raw = raw + RegularGridInterpolator((axis,) * 3, values)(np.clip(points, -0.62, 0.62))
+    exponent = raw[:, 0] - 2.0 + 4 * np.exp(-(points**2).sum(-1) / (2 * 0.2**2))
+    return np.exp(exponent), raw[:, 1:] if latent else sigmoid(raw[:, 1:])
+
+
+@pytest.mark.parametrize("latent", [False, True])
+def test_the_grid_interpolates_and_is_clamped_outside_its_cube(latent):
+    grid = dataclasses.replace(GRID, latent=latent)
+    params = random_params(grid.init)
+    points = np.concatenate([POINTS, RNG.uniform(-1.5, 1.5, (30, 3))])
+    assert (np.abs(points).max(-1) > 0.62).sum() > 10
+    density, albedo = jax.jit(grid)(params, jnp.array(points, jnp.float32), jnp.zeros(60))
+    wanted = grid_by_hand(params, points, latent)
+    np.testing.assert_allclose(density, wanted[0], rtol=1e-4)
+    np.testing.assert_allclose(albedo, wanted[1], rtol=1e-4, atol=1e-6)
+
+
+def test_a_fresh_grid_is_grey_with_the_density_of_its_blob():
+    density, albedo = GRID(GRID.init(jax.random.key(0)), *ASK)
+    np.testing.assert_allclose(density, np.exp(-2.0 + bump(4.0, 0.2)), rtol=1e-3)
+    np.testing.assert_allclose(albedo, np.full((30, 3), 0.5), atol=1e-4)
+
+
+def test_the_grids_regularizer_is_the_total_variation_of_its_dense_levels():
+    config = GridConfig(resolutions=(3, 5, 9), features=4, log2_table_size=8)
+    field = GridField(config, smoothness=0.3)
+    params = random_params(field.init)
+    assert len(params[2]) == 256 < 9**3
+    total = 0.0
+    for resolution, table in zip((3, 5), params[:2], strict=True):
+        cube = np.asarray(table, np.float64).reshape(*3 * (resolution,), 4)
+        for axis in range(3):
+            differences = []
+            for index in np.ndindex(cube.shape[:3]):
+                if index[axis] + 1 < resolution:
+                    neighbour = list(index)
+                    neighbour[axis] += 1
+                    differences.append(((cube[tuple(neighbour)] - cube[index]) ** 2).sum())
+            total += np.mean(differences)
+    np.testing.assert_allclose(field.regularizer(params), 0.3 * total, rtol=1e-5)
+    assert MlpField().regularizer(None) == 0.0
+
+
+def test_the_proposal_is_a_density_alone():
+    proposal = ProposalMlp(width=8, blocks=1, frequencies=3, blob=Blob(2.0, 0.3))
+    params = random_params(proposal.init)
+    raw = network_by_hand(params, encode_by_hand(POINTS, VARIANCES, 3), blocks=1)[:, 0]
+    np.testing.assert_allclose(proposal(params, *ASK), np.exp(raw) + bump(2.0, 0.3), rtol=1e-4)
+
+
+@pytest.mark.parametrize("latent", [False, True])
+def test_the_environment_map_is_a_colour_for_every_direction(latent):
+    environment = EnvironmentMap(width=8, blocks=1, frequencies=3, latent=latent)
+    params = random_params(environment.init)
+    directions = sphere_points(40)
+    code = encode_by_hand(directions, np.zeros(40), 3)
+    raw = network_by_hand(params, code, blocks=1)
+    colors = environment(params, jnp.array(directions, jnp.float32))
+    assert colors.shape == (40, 4 if latent else 3)
+    np.testing.assert_allclose(colors, raw if latent else sigmoid(raw), rtol=1e-4, atol=1e-5)
+    assert colors.std(axis=0).min() > 0.02

@@ -1,0 +1,146 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.tiny import Cloud, Fog, encode_by_hand, light, network_by_hand, sphere_points
+from scipy.interpolate import RegularGridInterpolator
+
+from dreamfusion_jax.scene.encoding import GridConfig
+from dreamfusion_jax.scene.field import Blob, GridField, MlpField
+from dreamfusion_jax.scene.shading import density_normals, shade
+
+MLP = MlpField(width=16, blocks=2, frequencies=3)
+GRID = GridField(GridConfig((3, 6), features=4), radius=0.7, bias=-2.0, blob=Blob(4.0, 0.2))
+VARIANCE = 0.01
+
+
+def mlp_density(params, points):
+    """The paper's density in float64."""
+    code = encode_by_hand(points, np.full(len(points), VARIANCE), 3)
+    raw = network_by_hand(params, code, blocks=2)[:, 0]
+    return np.exp(raw) + 5 * np.exp(-0.5 * (points**2).sum(-1) / 0.2**2)
+
+
+def grid_density(params, points):
+    """The grid field's density in float64."""
+    raw = 4 * np.exp(-0.5 * (points**2).sum(-1) / 0.2**2) - 2.0
+    for resolution, table in zip((3, 6), params, strict=True):
+        axis = np.linspace(-0.7, 0.7, resolution)
+        values = np.asarray(table, np.float64)[:, 0].reshape(3 * (resolution,))
+        raw = raw + RegularGridInterpolator((axis,) * 3, values)(points)
+    return np.exp(raw)
+
+
+def loud(params):
+    """Parameters of order one, so that the field differs from place to place."""
+    leaves, tree = jax.tree.flatten(params)
+    rng = np.random.default_rng(0)
+    return tree.unflatten(
+        [p + jnp.array(0.5 * rng.normal(size=p.shape), jnp.float32) for p in leaves]
+    )
+
+
+@pytest.mark.parametrize(("field", "density"), [(MLP, mlp_density), (GRID, grid_density)])
+def test_normals_match_finite_differences(field, density):
+    params = loud(field.init(jax.random.key(0)))
+    points = np.random.default_rng(1).uniform(-0.6, 0.6, (40, 3))
+    step = 1e-5
+    # Not where the difference would straddle two cells of the grid: there is a kink.
+    for resolution in (3, 6):
+        cell = (points / 0.7 + 1) / 2 * (resolution - 1)
+        points = points[(np.abs(cell - np.round(cell)) > 1e-3).all(-1)]
+    assert len(points) > 30
+    gradient = np.stack(
+        [
+            (density(params, points + step * axis) - density(params, points - step * axis))
+            / (2 * step)
+            for axis in np.eye(3)
+        ],
+        axis=-1,
+    )
+    wanted = -gradient / np.linalg.norm(gradient, axis=-1, keepdims=True)
+
+    @jax.jit
+    def query(points):
+        return density_normals(lambda p: field(params, p, jnp.full(p.shape[:-1], VARIANCE)), points)
+
+    tau, albedo, normals = query(jnp.array(points, jnp.float32))
+    np.testing.assert_allclose(tau, density(params, points), rtol=1e-4)
+    np.testing.assert_allclose(normals, wanted, atol=2e-3)
+    plain = field(params, jnp.array(points, jnp.float32), jnp.full(len(points), VARIANCE))
+    np.testing.assert_allclose(tau, plain[0], rtol=1e-5)
+    np.testing.assert_allclose(albedo, plain[1], rtol=1e-5, atol=1e-6)
+
+
+def test_normals_of_a_ball_point_outward():
+    points = sphere_points(50, radius=0.7)
+    cloud = Cloud()
+    params = cloud.init(None)
+    ask = jnp.array(points, jnp.float32)
+    _, _, normals = density_normals(lambda p: cloud(params, p, jnp.zeros(50)), ask)
+    np.testing.assert_allclose(normals, points / 0.7, atol=1e-5)
+
+
+def test_normals_of_flat_density_are_zero_with_finite_gradients():
+    fog, points = Fog(), jnp.array(sphere_points(4), jnp.float32)
+
+    def total(strength):
+        def field(p):
+            density, albedo = fog(fog.init(None), p, jnp.zeros(4))
+            return strength * density, albedo
+
+        return jnp.sum(density_normals(field, points)[2])
+
+    value, gradient = jax.value_and_grad(total)(2.0)
+    assert value == 0 and gradient == 0
+
+
+def test_gradients_flow_through_normals_density_and_albedo():
+    # tau = exp(-x^T diag(a) x / 2): the normal is a x / |a x|, known as a function of a.
+    points, direction = sphere_points(6, seed=4, radius=0.8), np.array([0.2, -0.5, 0.9])
+    scale = np.array([1.0, 2.5, 0.6])
+
+    def by_hand(a):
+        tau = np.exp(-0.5 * (points**2 * a).sum(-1))
+        normal = points * a / np.linalg.norm(points * a, axis=-1, keepdims=True)
+        return (normal @ direction + tau + np.sin(a[0] * points).sum(-1)).sum()
+
+    @jax.jit
+    @jax.grad
+    def gradient(a):
+        x = jnp.array(points, jnp.float32)
+
+        def field(p):
+            return jnp.exp(-0.5 * jnp.sum(p**2 * a[None], -1)), jnp.sin(a[0] * p)
+
+        tau, albedo, normal = density_normals(field, x)
+        return jnp.sum(normal @ jnp.array(direction, jnp.float32) + tau + jnp.sum(albedo, -1))
+
+    step = 1e-6
+    wanted = [(by_hand(scale + step * e) - by_hand(scale - step * e)) / 2e-6 for e in np.eye(3)]
+    np.testing.assert_allclose(gradient(jnp.array(scale, jnp.float32)), wanted, rtol=1e-4)
+
+
+def test_shade_is_albedo_times_light():
+    normal = sphere_points(20, seed=1)
+    point = 0.5 * normal
+    albedo = np.random.default_rng(2).uniform(0, 1, (20, 3))
+    position, ambient, diffuse = np.array([0.0, 0.0, 1.2]), 0.1, 0.9
+    towards = position - point
+    towards /= np.linalg.norm(towards, axis=-1, keepdims=True)
+    received = ambient + diffuse * np.maximum(0, (normal * towards).sum(-1))[:, None]
+    arrays = [jnp.array(x, jnp.float32) for x in (albedo, normal, point)]
+    for textureless, paint in ((False, albedo), (True, np.ones_like(albedo))):
+        lighting = light(position=(0.0, 0.0, 1.2), textureless=textureless)
+        np.testing.assert_allclose(shade(*arrays, lighting), paint * received, rtol=1e-5)
+    plain = light(ambient=1.0, diffuse=0.0)
+    np.testing.assert_allclose(shade(*arrays, plain), albedo, rtol=1e-6)
+
+
+def test_textureless_views_among_others():
+    albedo, normal = jnp.full((2, 5, 4, 3), 0.3), jnp.zeros((2, 5, 1, 3))
+    lights = [light(textureless=False), light(textureless=True)]
+    lighting = jax.tree.map(lambda *x: jnp.stack(x), *lights)
+    colors = shade(albedo, normal, normal, lighting)
+    np.testing.assert_allclose(colors[0], np.full((5, 4, 3), 0.03), rtol=1e-5)
+    np.testing.assert_allclose(colors[1], np.full((5, 4, 3), 0.1), rtol=1e-5)
