@@ -18,7 +18,7 @@ from dreamfusion_jax.priors.prior import Prior, PriorParams, View
 from dreamfusion_jax.priors.prompts import PromptConfig, Text
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.scene.camera import Camera, CameraConfig, cast_rays, sample_camera
-from dreamfusion_jax.scene.field import Params
+from dreamfusion_jax.scene.fields.protocol import Params
 from dreamfusion_jax.scene.lighting import LightingConfig, sample_backdrop, sample_lighting
 from dreamfusion_jax.scene.render import Rendering, SceneModel, render_rays
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, ScalarLike
 from dreamfusion_jax.looks.latents import Decoder, decode_view
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.scene.camera import Camera
-from dreamfusion_jax.scene.field import Params
+from dreamfusion_jax.scene.fields.protocol import Params
 from dreamfusion_jax.scene.lighting import headlight
 from dreamfusion_jax.scene.render import SceneModel, render_image
 

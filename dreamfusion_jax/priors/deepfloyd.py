@@ -12,6 +12,7 @@ from dreamfusion_jax.devices import compute_dtype
 from dreamfusion_jax.diffusion.checkpoints.pipeline import open_pipeline
 from dreamfusion_jax.diffusion.checkpoints.weights import load_params
 from dreamfusion_jax.diffusion.layers import Dtype
+from dreamfusion_jax.maths import from_symmetric, to_symmetric
 from dreamfusion_jax.priors.pretrained import PretrainedPrior, read_schedule, read_unet
 from dreamfusion_jax.priors.prior import PriorParams
 from dreamfusion_jax.priors.text import CachedText, encode_t5
@@ -38,14 +39,14 @@ class DeepFloydPrior(PretrainedPrior):
     ) -> Float[Array, "V H W 3"]:
         """Pixels scaled to [-1, 1]."""
         del params
-        return 2.0 * image - 1.0
+        return to_symmetric(image)
 
     def decode_image(
         self, params: PriorParams, z: Float[Array, "V H W 3"]
     ) -> Float[Array, "V H W 3"]:
         """Pixels scaled back to [0, 1]."""
         del params
-        return 0.5 * z + 0.5
+        return from_symmetric(z)
 
 
 def load(source: str = DEFAULT_REPO, *, dtype: Dtype = None) -> tuple[DeepFloydPrior, PriorParams]:

@@ -9,10 +9,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from dreamfusion_jax.maths import expand_to
 from dreamfusion_jax.pytree import pytree
+from dreamfusion_jax.scene.background import EnvironmentMap
 from dreamfusion_jax.scene.camera import Camera, Rays, cast_rays, sphere_bounds
 from dreamfusion_jax.scene.encoding import frustum_moments
-from dreamfusion_jax.scene.field import EnvironmentMap, Field, Params, ProposalMlp
+from dreamfusion_jax.scene.fields.proposal import ProposalMlp
+from dreamfusion_jax.scene.fields.protocol import Field, Params
 from dreamfusion_jax.scene.intervals import anneal, dilate, resample, uniform_edges
 from dreamfusion_jax.scene.lighting import Lighting
 from dreamfusion_jax.scene.shading import density_normals, shade
@@ -58,7 +61,8 @@ class SceneModel(Generic[_F]):
         background: What surrounds the scene; None expects a backdrop colour with each view.
 
     Raises:
-        ValueError: Only one of the field and the background is latent.
+        ValueError: A latent field without a background: a plain backdrop would have to be the
+            latent of a plain wall, and only the autoencoder knows that.
     """
 
     field: _F
@@ -67,22 +71,25 @@ class SceneModel(Generic[_F]):
     background: EnvironmentMap | None = EnvironmentMap()
 
     def __post_init__(self) -> None:
-        if self.latent != (self.background is not None and self.background.latent):
-            raise ValueError("a latent field and a latent background need each other")
+        if self.latent and self.background is None:
+            raise ValueError("a latent scene needs a background of its own")
 
     @property
     def latent(self) -> bool:
-        """Whether renderings are latents, not colours."""
+        """Whether renderings are latents, not colours: the field says so."""
         return self.field.latent
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Fresh parameters: {"field", "proposals", "background"}."""
         field_key, proposal_key, background_key = jax.random.split(key, 3)
         keys = jax.random.split(proposal_key, len(self.sampling.proposals))
+        background = {}
+        if self.background is not None:
+            background = self.background.init(background_key, latent=self.latent)
         return {
             "field": self.field.init(field_key),
             "proposals": [self.proposal.init(k) for k in keys],
-            "background": self.background.init(background_key) if self.background else {},
+            "background": background,
         }
 
 
@@ -284,11 +291,10 @@ def _background(
     model: SceneModel, params: Params, rays: Rays, backdrop: jax.Array | None
 ) -> jax.Array:
     if backdrop is not None:
-        missing = rays.direction.ndim - backdrop.ndim
-        return backdrop.reshape(*backdrop.shape[:-1], *(1,) * missing, 3)
+        return expand_to(backdrop, rays.direction.ndim, tail=1)
     if model.background is None:
         raise ValueError("this scene has no background of its own: pass a backdrop")
-    return model.background(params["background"], rays.direction)
+    return model.background(params["background"], rays.direction, latent=model.latent)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "height", "width", "chunk"))

@@ -12,7 +12,7 @@ from dreamfusion_jax.distillation.sds import SdsConfig, distill, sample_time, sd
 from dreamfusion_jax.maths import Ramp
 from dreamfusion_jax.priors.prior import Condition, GaussianPrior
 from dreamfusion_jax.scene.camera import cast_rays
-from dreamfusion_jax.scene.field import MlpField
+from dreamfusion_jax.scene.fields.mlp import MlpField
 from dreamfusion_jax.scene.render import SamplingConfig, SceneModel
 
 T = np.array([0.05, 0.3, 0.55, 0.92], np.float32)

@@ -29,13 +29,14 @@ from dreamfusion_jax.presets import OutputConfig, RunConfig
 from dreamfusion_jax.priors.prompts import Text
 from dreamfusion_jax.runs.checkpoint import Checkpointer
 from dreamfusion_jax.runs.session import Session
+from dreamfusion_jax.scene.background import EnvironmentMap
 from dreamfusion_jax.scene.camera import CameraConfig
 from dreamfusion_jax.scene.encoding import GridConfig
-from dreamfusion_jax.scene.field import EnvironmentMap, GridField
+from dreamfusion_jax.scene.fields.grid import GridField
 from dreamfusion_jax.scene.render import SamplingConfig, SceneModel, render_rays
 
 LATENT = (2.0, -3.0, 0.5, 40.0)
-BACKGROUND = EnvironmentMap(8, 1, 2, latent=True)
+BACKGROUND = EnvironmentMap(8, 1, 2)
 ZERO = jnp.array(0.0)
 MATRIX, OFFSET = (np.asarray(x, np.float64) for x in LatentPrior.params())
 
@@ -72,12 +73,17 @@ def test_latents_are_composited_as_they_are_whatever_the_light(normals):
     assert np.abs(render(light(ambient=0.5)).light - seen.light).max() > 0.1
 
 
-def test_a_latent_field_and_a_latent_background_need_each_other():
-    pairs = [(Fog(color=LATENT), None), (Fog(color=LATENT), EnvironmentMap()), (Fog(), BACKGROUND)]
-    for field, background in pairs:
-        with pytest.raises(ValueError, match="need each other"):
-            SceneModel(field, background=background)
-    assert scene(Fog(color=LATENT), BACKGROUND).latent and not scene(Fog()).latent
+def test_the_field_says_whether_the_scene_and_its_background_are_latent():
+    with pytest.raises(ValueError, match="background of its own"):
+        SceneModel(Fog(color=LATENT), background=None)
+    latent, plain = (scene(field, BACKGROUND) for field in (Fog(color=LATENT), Fog()))
+    assert latent.latent and not plain.latent and not scene(Fog()).latent
+    rays, _ = rays_across(num=5)
+    for model, channels in ((latent, 4), (plain, 3)):
+        seen = jax.eval_shape(
+            lambda p, m=model: render_rays(m, p, rays, light(), variance=ZERO), fresh(model)
+        )
+        assert seen.color.shape == seen.albedo.shape == (5, channels)
 
 
 def test_the_colours_of_a_linear_decoder_are_found_where_something_is_seen():

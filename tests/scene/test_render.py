@@ -8,8 +8,10 @@ import optax
 import pytest
 from helpers.tiny import Cloud, Fog, fresh, light, one_camera, rays_across, scene, weights_by_loop
 
+from dreamfusion_jax.scene.background import EnvironmentMap
 from dreamfusion_jax.scene.camera import cast_rays
-from dreamfusion_jax.scene.field import Blob, EnvironmentMap, ProposalMlp
+from dreamfusion_jax.scene.fields.density import Density
+from dreamfusion_jax.scene.fields.proposal import ProposalMlp
 from dreamfusion_jax.scene.intervals import interlevel_loss
 from dreamfusion_jax.scene.render import composite, render_image, render_rays, sample_intervals
 
@@ -113,7 +115,7 @@ def test_the_environment_map_shows_through():
         return render_rays(model, params, rays, lighting, variance=ZERO)
 
     seen = see(params)
-    behind = np.asarray(model.background(params["background"], rays.direction))
+    behind = np.asarray(model.background(params["background"], rays.direction, latent=False))
     opacity = np.asarray(seen.opacity)[..., None]
     assert (opacity == 0).any() and (opacity > 0.3).any()
     np.testing.assert_allclose(seen.color, opacity * ALBEDO + (1 - opacity) * behind, atol=1e-5)
@@ -254,7 +256,7 @@ def test_no_gradient_goes_through_the_places_of_the_samples(shell):
 def test_later_rounds_dilate_less():
     # A speck at the origin, the field's samples gather around; the histogram of the second
     # round is widened by 0.0025 + 0.5 / (16 * 16) of the ray on either side.
-    proposal = ProposalMlp(4, 1, 1, blob=Blob(strength=1e4, width=0.02))
+    proposal = ProposalMlp(4, 1, 1, density=Density(0.0, "outside", strength=1e4, width=0.02))
     model = scene(Fog(), proposal=proposal, radius=1.4, proposals=(16, 16), intervals=16)
     params = jax.tree.map(jnp.zeros_like, fresh(model))
     for network in params["proposals"]:

@@ -6,11 +6,13 @@ from helpers.tiny import Cloud, Fog, encode_by_hand, light, network_by_hand, sph
 from scipy.interpolate import RegularGridInterpolator
 
 from dreamfusion_jax.scene.encoding import GridConfig
-from dreamfusion_jax.scene.field import Blob, GridField, MlpField
+from dreamfusion_jax.scene.fields.density import LITERAL, Density
+from dreamfusion_jax.scene.fields.grid import GridField
+from dreamfusion_jax.scene.fields.mlp import MlpField
 from dreamfusion_jax.scene.shading import density_normals, shade
 
-MLP = MlpField(width=16, blocks=2, frequencies=3)
-GRID = GridField(GridConfig((3, 6), features=4), radius=0.7, bias=-2.0, blob=Blob(4.0, 0.2))
+MLP = MlpField(width=16, blocks=2, frequencies=3, density=LITERAL)
+GRID = GridField(GridConfig((3, 6), features=4), radius=0.7, density=Density(-2.0, strength=4.0))
 VARIANCE = 0.01
 
 
