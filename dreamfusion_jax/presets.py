@@ -1,6 +1,7 @@
 """Presets: the settings of a whole run, as values."""
 
 import dataclasses
+import math
 from typing import Literal
 
 from dreamfusion_jax.distillation.losses import LossConfig
@@ -8,7 +9,7 @@ from dreamfusion_jax.distillation.sds import SdsConfig
 from dreamfusion_jax.distillation.train import AdamConfig, TrainConfig
 from dreamfusion_jax.maths import Ramp
 from dreamfusion_jax.priors.prompts import PromptConfig
-from dreamfusion_jax.scene.camera import CameraConfig
+from dreamfusion_jax.scene.camera import Camera, CameraConfig, orbit
 from dreamfusion_jax.scene.encoding import GridConfig
 from dreamfusion_jax.scene.fields.grid import GridField
 from dreamfusion_jax.scene.fields.mlp import MlpField
@@ -44,6 +45,10 @@ class OutputConfig:
     focal: float = 1.1
     mesh_resolution: int = 96
     backdrop: float = 0.85
+
+    def cameras(self, num_views: int) -> Camera:
+        """Cameras [num_views] evenly around the scene, of the preview and the turntable."""
+        return orbit(num_views, math.radians(self.elevation), self.distance, self.focal)
 
 
 @dataclasses.dataclass(frozen=True)
