@@ -29,7 +29,7 @@ def _safe_exp_jvp(primals, tangents):
 def safe_norm(x: Float[Array, "*shape 3"]) -> Float[Array, "*shape 1"]:
     """Euclidean norm over the last axis with a finite gradient (zero) at the origin.
 
-    Value and gradient are right from 1e-36 to 1e36.
+    Value and gradient are right from 1e-30 to 1e30.
     """
     scaled, scale, zero = _rescale(x)
     squared = jnp.sum(scaled * scaled, axis=-1, keepdims=True)
@@ -39,7 +39,7 @@ def safe_norm(x: Float[Array, "*shape 3"]) -> Float[Array, "*shape 1"]:
 def safe_normalize(x: Float[Array, "*shape 3"]) -> Float[Array, "*shape 3"]:
     """X / |x| over the last axis; the zero vector, with zero gradient, where |x| vanishes.
 
-    Value and gradient are right from 1e-36 to 1e36.
+    Value and gradient are right from 1e-30 to 1e30.
     """
     scaled, _, zero = _rescale(x)
     squared = jnp.sum(scaled * scaled, axis=-1, keepdims=True)
@@ -51,11 +51,11 @@ def _rescale(
 ) -> tuple[Float[Array, "*shape 3"], Float[Array, "*shape 1"], Bool[Array, "*shape 1"]]:
     """X times a power of two so that |x|^3, which its gradient holds, is in range; that; x = 0.
 
-    A power of two changes no digit, and for ordinary lengths it is 1. Below 1e-36 counts as zero.
+    A power of two changes no digit, and for ordinary lengths it is 1. Below 1e-30 counts as zero.
     """
     largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=-1, keepdims=True)
     scale = jnp.where(largest < 2.0**-40, 2.0**80, jnp.where(largest > 2.0**40, 2.0**-80, 1.0))
-    return x * scale, scale, largest < 2.0**-120
+    return x * scale, scale, largest < 2.0**-100
 
 
 def expand_to(x: Shaped[Array, "*shape"], ndim: int, *, tail: int = 0) -> Shaped[Array, "..."]:
