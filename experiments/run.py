@@ -8,8 +8,9 @@ with --resume and that folder.
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 import tyro
 
@@ -20,28 +21,7 @@ from dreamfusion_jax.runs.loop import Stopped
 from dreamfusion_jax.runs.progress import Reporter
 from dreamfusion_jax.runs.run import Run, RunExistsError, Say, run_folder
 from dreamfusion_jax.runs.settings import RunSettings
-from experiments.errors import one_line_errors
-
-PresetName = Literal[
-    "toybox", "quality", "paper", "paper-if", "paper-sd", "fast-if", "fast-sd", "latent-sd"
-]
-PRESETS: dict[PresetName, tuple[PriorName, RunConfig]] = {
-    "toybox": ("toybox", presets.TOYBOX),
-    "quality": ("toybox", presets.QUALITY),
-    "paper": ("toybox", presets.PAPER),
-    "paper-if": ("deepfloyd", presets.PAPER),
-    "paper-sd": ("stable-diffusion", presets.PAPER),
-    "fast-if": ("deepfloyd", presets.FAST_IF),
-    "fast-sd": ("stable-diffusion", presets.FAST_SD),
-    "latent-sd": ("stable-diffusion", presets.LATENT_SD),
-}
-USUAL: dict[PriorName, PresetName] = {
-    "toybox": "toybox",
-    "oracle": "toybox",
-    "stable-diffusion": "fast-sd",
-    "deepfloyd": "fast-if",
-}
-"""The preset of each prior, where none is named."""
+from experiments.command_line import one_line_errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +32,8 @@ class Arguments:
         prompt: What to make, for example "a red mushroom".
         negative_prompt: What to steer away from.
         seed: Of everything random; the same seed gives the same object.
-        preset: "toybox" is made for a CPU and a few minutes, "quality" for three times as
-            many; "paper" is DreamFusion as published (hours on a CPU), "paper-if" and
-            "paper-sd" the same with a pretrained prior; "fast-if" and "fast-sd" want a GPU
-            and less patience; "latent-sd" renders latents, which is faster and coarser.
+        preset: Where the settings begin; see the list above. The usual one of the prior if not
+            given.
         steps: Length of the optimisation; the preset's if not given.
         output: Folder that gets the run's folder.
         resume: Folder of a stopped run to go on with; give no other option with it.
@@ -75,7 +53,7 @@ class Arguments:
     prompt: str = ""
     negative_prompt: str = ""
     seed: int = 0
-    preset: PresetName = "toybox"
+    preset: str = "toybox"
     steps: int | None = None
     output: Path = Path("outputs")
     resume: Path | None = None
@@ -96,17 +74,18 @@ def parse(argv: list[str]) -> Arguments:
     Raises:
         UsageError: Unknown options, or values that make no sense.
     """
-    prior = _peek(argv, "prior", PriorName)
-    preset = _peek(argv, "preset", PresetName) or USUAL[prior or "toybox"]
-    field = _peek(argv, "field", presets.FieldName)
-    usual_prior, config = PRESETS[preset]
+    prior = _peek(argv, "prior", get_args(PriorName))
+    name = _peek(argv, "preset", [preset.name for preset in presets.PRESETS])
+    field = _peek(argv, "field", get_args(presets.FieldName))
+    preset = presets.preset(name) if name else presets.usual_preset(prior or "toybox")
+    config = preset.config
     if field is not None:
         config = presets.with_field(config, field)
     arguments, unknown = tyro.cli(
         tyro.conf.configure(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)(Arguments),
         args=argv,
-        default=Arguments(preset=preset, prior=usual_prior, config=config),
-        description=__doc__,
+        default=Arguments(preset=preset.name, prior=preset.prior, config=config),
+        description=f"{__doc__}\n{describe_presets()}",
         return_unknown_args=True,
     )
     if unknown:
@@ -118,9 +97,14 @@ def parse(argv: list[str]) -> Arguments:
     return _check(arguments)
 
 
-def _peek(argv: list[str], name: str, kind: Any) -> Any:
-    """Value of one option, one of the words of a Literal, before the rest can be read."""
-    options = get_args(kind)
+def describe_presets() -> str:
+    """A list of the presets for the help."""
+    lines = [f"- {p.name} (prior {p.prior}; {p.cost}): {p.promise}" for p in presets.PRESETS]
+    return "\n".join(["Presets:", *lines])
+
+
+def _peek(argv: list[str], name: str, options: Sequence[str]) -> Any:
+    """Value of one option, one of a few words, before the rest can be read."""
     for at, word in enumerate(argv):
         flag, _, value = word.partition("=")
         if flag == f"--{name}":

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import jax
 
@@ -46,12 +46,8 @@ class Moment(Generic[State]):
         return self.step % every == 0
 
 
-class Observer(Protocol[State]):
-    """Watches a training. An exception that it raises ends the training."""
-
-    def __call__(self, moment: Moment[State], /) -> None:
-        """Called after every step, in the order of the observers."""
-        ...
+Observer = Callable[[Moment[State]], None]
+"""Watches a training: called after every step. An exception that it raises ends the training."""
 
 
 class Stopped(Exception):

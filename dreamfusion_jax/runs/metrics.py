@@ -63,7 +63,7 @@ class Metrics:
             )
         return numbers
 
-    def _append(self, row: dict[str, float]) -> None:
+    def _append(self, row: dict[str, int | float]) -> None:
         text = io.StringIO()
         writer = csv.DictWriter(text, list(row))
         if not self._has_header:

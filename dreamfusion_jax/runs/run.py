@@ -113,8 +113,9 @@ class Run:
 
         Raises:
             RunExistsError: There is a run in the folder.
+            CheckpointError: The folder cannot be written, or is in use.
             ValueError: A request that cannot be carried out.
-            OSError: Weights that cannot be read, or a folder that cannot be written.
+            OSError: Weights that cannot be read.
         """
         if (folder / CONFIG).exists():
             raise RunExistsError(folder)
@@ -122,11 +123,14 @@ class Run:
         check_clipping(loaded[0], settings.config.train.sds)
         with contextlib.ExitStack() as lock:
             run = cls(folder, settings, loaded, lock, say)
-            folder.mkdir(parents=True, exist_ok=True)
-            lock.enter_context(locked(folder))
-            if (folder / CONFIG).exists():  # Another program was quicker.
-                raise RunExistsError(folder)
-            save_config(folder, describe_run(settings))
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                lock.enter_context(locked(folder))
+                if (folder / CONFIG).exists():  # Another program was quicker.
+                    raise RunExistsError(folder)
+                save_config(folder, describe_run(settings))
+            except OSError as error:
+                raise CheckpointError(f"cannot write to {folder}: {error.strerror}") from error
             run._lock = lock.pop_all()
         return run
 
