@@ -31,8 +31,8 @@ def safe_norm(x: Float[Array, "*shape 3"]) -> Float[Array, "*shape 1"]:
 
     Value and gradient are right from 1e-30 to 1e30.
     """
-    scaled, scale, zero = _rescale(x)
-    squared = jnp.sum(scaled * scaled, axis=-1, keepdims=True)
+    scaled, scale = _rescale(x)
+    squared, zero = _square(scaled, scale)
     return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squared)) / scale)
 
 
@@ -41,21 +41,30 @@ def safe_normalize(x: Float[Array, "*shape 3"]) -> Float[Array, "*shape 3"]:
 
     Value and gradient are right from 1e-30 to 1e30.
     """
-    scaled, _, zero = _rescale(x)
-    squared = jnp.sum(scaled * scaled, axis=-1, keepdims=True)
+    scaled, scale = _rescale(x)
+    squared, zero = _square(scaled, scale)
     return jnp.where(zero, 0.0, scaled * jax.lax.rsqrt(jnp.where(zero, 1.0, squared)))
 
 
 def _rescale(
     x: Float[Array, "*shape 3"],
-) -> tuple[Float[Array, "*shape 3"], Float[Array, "*shape 1"], Bool[Array, "*shape 1"]]:
-    """X times a power of two so that |x|^3, which its gradient holds, is in range; that; x = 0.
+) -> tuple[Float[Array, "*shape 3"], Float[Array, "*shape 1"]]:
+    """X times a power of two, and that: with it |x|^3, which the gradients hold, is in range.
 
-    A power of two changes no digit, and for ordinary lengths it is 1. Below 1e-30 counts as zero.
+    A power of two changes no digit, and for ordinary lengths it is 1.
     """
-    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=-1, keepdims=True)
-    scale = jnp.where(largest < 2.0**-40, 2.0**80, jnp.where(largest > 2.0**40, 2.0**-80, 1.0))
-    return x * scale, scale, largest < 2.0**-100
+    squared = jax.lax.stop_gradient(jnp.sum(x * x, axis=-1, keepdims=True))
+    # The square of an extreme length may be 0 or infinite, and is found all the same.
+    scale = jnp.where(squared < 2.0**-80, 2.0**80, jnp.where(squared > 2.0**80, 2.0**-80, 1.0))
+    return x * scale, scale
+
+
+def _square(
+    scaled: Float[Array, "*shape 3"], scale: Float[Array, "*shape 1"]
+) -> tuple[Float[Array, "*shape 1"], Bool[Array, "*shape 1"]]:
+    """|scaled|^2, and whether the vector before it was scaled counts as zero: below 1e-30."""
+    squared = jnp.sum(scaled * scaled, axis=-1, keepdims=True)
+    return squared, (scale > 1.0) & (squared < 2.0**-40)
 
 
 def expand_to(x: Shaped[Array, "*shape"], ndim: int, *, tail: int = 0) -> Shaped[Array, "..."]:
