@@ -224,7 +224,7 @@ def train_step(
             key=keys["jitter"],
             train_fraction=step / config.steps,
         )
-        z = model.prior.encode_image(prior_params, rendering.color)
+        z = model.prior.encode_image(prior_params, rendering.colour)
         eps = _lay_out(jax.random.normal(keys["noise"], z.shape), mesh, "view")
         distilled = distill(model.prior, prior_params, z, t, eps, condition, config.sds)
         values = regularizers(rendering, direction)

@@ -58,8 +58,8 @@ def decode_view(
     seen = render_image(
         scene, params, camera, plain_albedo(), height=size, width=size, variance=variance
     )
-    picture = _decode(decoder.prior, decoder.params, seen["color"])
-    return DecodedView(seen["color"], seen["opacity"], picture)
+    picture = _decode(decoder.prior, decoder.params, seen["colour"])
+    return DecodedView(seen["colour"], seen["opacity"], picture)
 
 
 @functools.partial(jax.jit, static_argnames="prior")

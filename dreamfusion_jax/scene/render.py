@@ -98,7 +98,7 @@ class Rendering:
     """What was seen along rays [*batch].
 
     Attributes:
-        color: Lit colour over the background. Latents take no light: C = 4 numbers as they are.
+        colour: Lit colour over the background. Latents take no light: C = 4 numbers as they are.
         albedo: Accumulated albedo, premultiplied by opacity, no background.
         light: Accumulated light on a white surface, premultiplied by opacity.
         normal: Accumulated normal, premultiplied by opacity.
@@ -110,7 +110,7 @@ class Rendering:
         proposals: (edges, weights) of each proposal round.
     """
 
-    color: Float[Array, "*batch C"]
+    colour: Float[Array, "*batch C"]
     albedo: Float[Array, "*batch C"]
     light: Float[Array, "*batch"]
     normal: Float[Array, "*batch 3"]
@@ -249,7 +249,7 @@ def render_rays(
     opacity = jnp.sum(weights, axis=-1)
     background = _background(model, params, rays, backdrop)
     light = shade(jnp.ones_like(points), normals, places, lighting)[..., 0]
-    colors = albedo if model.latent else shade(albedo, normals, places, lighting)
+    colours = albedo if model.latent else shade(albedo, normals, places, lighting)
     depth = jnp.sum(weights * distance, axis=-1) / jnp.maximum(opacity, 1e-6)
     normals = jnp.broadcast_to(normals, points.shape)
 
@@ -257,7 +257,7 @@ def render_rays(
         return jnp.sum(weights[..., None] * values, axis=-2)
 
     return Rendering(
-        color=total(colors) + (1.0 - opacity[..., None]) * background,
+        colour=total(colours) + (1.0 - opacity[..., None]) * background,
         albedo=total(albedo),
         light=jnp.sum(weights * light, axis=-1),
         normal=total(normals),
@@ -324,7 +324,7 @@ def render_image(
         chunk: Rays at once; bounds the memory.
 
     Returns:
-        "color", "albedo" [H, W, C], "normal" [H, W, 3] and "light", "opacity", "depth"
+        "colour", "albedo" [H, W, C], "normal" [H, W, 3] and "light", "opacity", "depth"
         [H, W, 1].
     """
     rays = cast_rays(camera, height, width)
@@ -334,7 +334,7 @@ def render_image(
         ray = jax.tree.map(lambda x: x[None], ray)
         seen = render_rays(model, params, ray, lighting, variance=variance, backdrop=backdrop)
         return {
-            "color": seen.color[0],
+            "colour": seen.colour[0],
             "albedo": seen.albedo[0],
             "normal": seen.normal[0],
             "light": seen.light,

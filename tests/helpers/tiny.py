@@ -24,19 +24,19 @@ class Fog:
     """A field of constant density and colour, or latent."""
 
     density: float = 3.0
-    color: tuple[float, ...] = (0.8, 0.4, 0.1)
+    colour: tuple[float, ...] = (0.8, 0.4, 0.1)
 
     @property
     def latent(self):
-        return len(self.color) == 4
+        return len(self.colour) == 4
 
     def init(self, key):
         del key
-        return {"albedo": jnp.array(self.color)}
+        return {"albedo": jnp.array(self.colour)}
 
     def __call__(self, params, mean, variance):
         albedo = params["albedo"].reshape((1,) * variance.ndim + (-1,))
-        albedo = jnp.broadcast_to(albedo, (*variance.shape, len(self.color)))
+        albedo = jnp.broadcast_to(albedo, (*variance.shape, len(self.colour)))
         return jnp.full_like(variance, self.density), albedo
 
     def regularizer(self, params):

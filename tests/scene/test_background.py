@@ -15,8 +15,8 @@ def test_the_environment_map_is_a_colour_for_every_direction(latent):
     directions = sphere_points(40)
     code = encode_by_hand(directions, np.zeros(40), 3)
     raw = network_by_hand(params, code, blocks=1)
-    colors = environment(params, jnp.array(directions, jnp.float32), latent=latent)
-    assert colors.shape == (40, 4 if latent else 3)
+    colours = environment(params, jnp.array(directions, jnp.float32), latent=latent)
+    assert colours.shape == (40, 4 if latent else 3)
     wanted = raw if latent else 1 / (1 + np.exp(-raw))
-    np.testing.assert_allclose(colors, wanted, rtol=1e-4, atol=1e-5)
-    assert colors.std(axis=0).min() > 0.02
+    np.testing.assert_allclose(colours, wanted, rtol=1e-4, atol=1e-5)
+    assert colours.std(axis=0).min() > 0.02

@@ -70,8 +70,8 @@ def test_a_homogeneous_ball_follows_beer_and_lambert():
     chord = 2 * np.sqrt(np.maximum(radius**2 - offset**2, 0.0))
     through = np.exp(-tau * chord)
     np.testing.assert_allclose(seen.opacity, 1 - through, atol=2e-6)
-    color = (1 - through)[:, None] * ALBEDO + through[:, None] * np.asarray(GREY)
-    np.testing.assert_allclose(seen.color, color, atol=5e-6)
+    colour = (1 - through)[:, None] * ALBEDO + through[:, None] * np.asarray(GREY)
+    np.testing.assert_allclose(seen.colour, colour, atol=5e-6)
     np.testing.assert_allclose(seen.albedo, (1 - through)[:, None] * ALBEDO, atol=5e-6)
     hit = chord > 0
     assert hit.sum() == 7
@@ -98,7 +98,7 @@ def test_rays_that_miss_show_exactly_the_background(normals):
     proposals = (4,) if normals == "sample" else ()
     model = scene(Fog(50.0), radius=0.9, intervals=4, normals=normals, proposals=proposals)
     seen = render(model, fresh(model), rays, light(), jax.random.key(0))
-    np.testing.assert_array_equal(seen.color, np.stack([GREY] * 2))
+    np.testing.assert_array_equal(seen.colour, np.stack([GREY] * 2))
     for part in (seen.opacity, seen.weights, seen.albedo, seen.normal, seen.light):
         np.testing.assert_array_equal(part, np.zeros(part.shape))
     np.testing.assert_array_equal(seen.depth, [2.0, 2.0])
@@ -118,7 +118,7 @@ def test_the_environment_map_shows_through():
     behind = np.asarray(model.background(params["background"], rays.direction, latent=False))
     opacity = np.asarray(seen.opacity)[..., None]
     assert (opacity == 0).any() and (opacity > 0.3).any()
-    np.testing.assert_allclose(seen.color, opacity * ALBEDO + (1 - opacity) * behind, atol=1e-5)
+    np.testing.assert_allclose(seen.colour, opacity * ALBEDO + (1 - opacity) * behind, atol=1e-5)
 
 
 def test_a_background_is_asked_for():
@@ -155,8 +155,8 @@ def test_normals_point_outward_and_are_lit(normals):
     received = 0.1 + 0.9 * np.maximum(0, (outward * towards).sum(-1))
     lit = (seen.weights * received).sum(-1)
     np.testing.assert_allclose(seen.light, lit, atol=1e-4)
-    color = lit[..., None] * ALBEDO + (1 - seen.opacity)[..., None] * np.asarray(GREY)
-    np.testing.assert_allclose(seen.color, color, atol=1e-4)
+    colour = lit[..., None] * ALBEDO + (1 - seen.opacity)[..., None] * np.asarray(GREY)
+    np.testing.assert_allclose(seen.colour, colour, atol=1e-4)
     total = (seen.weights[..., None] * outward).sum(-2)
     np.testing.assert_allclose(seen.normal, total, atol=1e-4)
 
@@ -172,7 +172,7 @@ def test_each_view_has_its_own_light_and_backdrop():
     both = render(model, params, stack(*views), stack(*lights), None, stack(*backdrops), True)
     for i in range(2):
         alone = render(model, params, views[i], lights[i], None, backdrops[i])
-        for name in ("color", "light", "normal", "depth"):
+        for name in ("colour", "light", "normal", "depth"):
             np.testing.assert_allclose(
                 getattr(both, name)[i], getattr(alone, name), rtol=1e-5, atol=1e-6
             )
@@ -245,7 +245,7 @@ def test_no_gradient_goes_through_the_places_of_the_samples(shell):
     def gradient(params, rays):
         seen = render_rays(model, params, rays, light(), variance=ZERO, backdrop=GREY[None])
         places = seen.edges.sum() + sum(edges.sum() for edges, _ in seen.proposals)
-        return places + seen.color.sum() + seen.depth.sum()
+        return places + seen.colour.sum() + seen.depth.sum()
 
     gradients = gradient(params, rays)
     for leaf in jax.tree.leaves(gradients["proposals"]):

@@ -197,7 +197,7 @@ def test_products_of_float32_are_not_rounded_by_accelerators(model):
 
     def loss(params, rays):
         seen = render_rays(model, params, rays, light(), variance=jnp.array(0.01))
-        return seen.color.sum() + seen.normals.sum() + sum(w.sum() for _, w in seen.proposals)
+        return seen.colour.sum() + seen.normals.sum() + sum(w.sum() for _, w in seen.proposals)
 
     found = list(products_of(jax.make_jaxpr(jax.grad(loss))(params, camera_rays).jaxpr))
     highest = jax.lax.Precision.HIGHEST

@@ -143,6 +143,6 @@ def test_textureless_views_among_others():
     albedo, normal = jnp.full((2, 5, 4, 3), 0.3), jnp.zeros((2, 5, 1, 3))
     lights = [light(textureless=False), light(textureless=True)]
     lighting = jax.tree.map(lambda *x: jnp.stack(x), *lights)
-    colors = shade(albedo, normal, normal, lighting)
-    np.testing.assert_allclose(colors[0], np.full((5, 4, 3), 0.03), rtol=1e-5)
-    np.testing.assert_allclose(colors[1], np.full((5, 4, 3), 0.1), rtol=1e-5)
+    colours = shade(albedo, normal, normal, lighting)
+    np.testing.assert_allclose(colours[0], np.full((5, 4, 3), 0.03), rtol=1e-5)
+    np.testing.assert_allclose(colours[1], np.full((5, 4, 3), 0.1), rtol=1e-5)
