@@ -79,9 +79,11 @@ def train_on_two_hosts(output):
     np.savez(output, *params, residuals=residuals)
 
 
-def start(program, device_count):
-    """Starts a Python program on so many devices."""
-    flags = f"--xla_force_host_platform_device_count={device_count}"
+def start(function, *arguments, device_count, first=""):
+    """Starts a program that calls a function of this file on so many devices."""
+    program = f"import runpy\n{first}\nrunpy.run_path({__file__!r})[{function!r}](*{arguments!r})"
+    flags = os.environ["XLA_FLAGS"]
+    flags += f" --xla_force_host_platform_device_count={device_count}"
     tests = pathlib.Path(__file__).parent
     path = os.pathsep.join([str(tests), str(tests.parent)])
     return subprocess.Popen(
@@ -94,8 +96,7 @@ def start(program, device_count):
 
 
 def test_four_devices_make_the_same_scene_as_one_with_a_quarter_of_the_work_each():
-    call = "import test_devices; test_devices.compare_four_devices_with_one()"
-    program = start(call, device_count=4)
+    program = start("compare_four_devices_with_one", device_count=4)
     output, _ = program.communicate(timeout=600)
     assert program.returncode == 0, output
 
@@ -107,14 +108,14 @@ def test_two_hosts_make_the_same_scene(tmp_path):
         port = free.getsockname()[1]
     outputs = [str(tmp_path / f"{host}.npz") for host in range(2)]
     # Hosts can only be joined if nothing that was imported before has used JAX already.
-    program = """
-from dreamfusion_jax import devices, priors
-from dreamfusion_jax import presets as config
+    first = """
+from dreamfusion_jax import devices, presets, priors
 devices.initialize_hosts("127.0.0.1:{}", num_hosts=2, host={})
-import test_devices
-test_devices.train_on_two_hosts({!r})
 """
-    hosts = [start(program.format(port, h, output), 2) for h, output in enumerate(outputs)]
+    hosts = [
+        start("train_on_two_hosts", output, device_count=2, first=first.format(port, host))
+        for host, output in enumerate(outputs)
+    ]
     for host in hosts:
         said, _ = host.communicate(timeout=600)
         assert host.returncode == 0, said
