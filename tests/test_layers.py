@@ -11,7 +11,7 @@ PACKAGE = "dreamfusion_jax"
 ROOT = pathlib.Path(__file__).parent.parent / PACKAGE
 
 FLOORS = [
-    ["pytree", "maths", "devices"],
+    ["pytree", "maths", "devices", "caches", "checks", "schedules"],
     ["scene", "diffusion"],
     ["priors"],
     ["distillation"],

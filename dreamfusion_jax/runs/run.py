@@ -98,7 +98,7 @@ class Run:
     @classmethod
     def start(
         cls,
-        folder: Path,
+        folder: Path | str,
         settings: RunSettings,
         loaded: LoadedPrior | None = None,
         say: Say = lambda phase: None,
@@ -117,6 +117,7 @@ class Run:
             ValueError: A request that cannot be carried out.
             OSError: Weights that cannot be read.
         """
+        folder = Path(folder)
         if (folder / CONFIG).exists():
             raise RunExistsError(folder)
         loaded = loaded or _load(settings, say)
@@ -136,7 +137,7 @@ class Run:
 
     @classmethod
     def resume(
-        cls, folder: Path, loaded: LoadedPrior | None = None, say: Say = lambda phase: None
+        cls, folder: Path | str, loaded: LoadedPrior | None = None, say: Say = lambda phase: None
     ) -> "Run":
         """Goes on with a run that was stopped, from its last checkpoint.
 
@@ -150,6 +151,7 @@ class Run:
             ValueError: See `start`.
             OSError: See `start`.
         """
+        folder = Path(folder)
         settings = read_settings(load_config(folder), folder)
         with contextlib.ExitStack() as lock:
             lock.enter_context(locked(folder))

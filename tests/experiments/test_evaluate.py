@@ -121,4 +121,4 @@ def test_an_unfinished_run_is_refused(
         shutil.rmtree(step)
     with pytest.raises(SystemExit):
         main(["--runs", str(folder), "--judge", "None", "--output", str(tmp_path / "out")])
-    assert "no checkpoints" in capsys.readouterr().err
+    assert "is at step 0 of 40" in capsys.readouterr().err
