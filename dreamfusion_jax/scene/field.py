@@ -81,7 +81,9 @@ class _ResidualMlp(nn.Module):
         x = nn.Dense(self.width, **dense)(x)
         for _ in range(self.blocks):
             hidden = nn.silu(nn.Dense(self.width, **dense)(x))
-            x = nn.LayerNorm(**dense)(x + nn.Dense(self.width, **dense)(hidden))
+            x = x + nn.Dense(self.width, **dense)(hidden)
+            with jax.numpy_dtype_promotion("standard"):  # Flax's norm adds up in float32.
+                x = nn.LayerNorm(**dense)(x)
         # In float32: the density is the exponential of this.
         return nn.Dense(self.outputs, dtype=jnp.float32)(x.astype(jnp.float32))
 
