@@ -208,9 +208,12 @@ class Run:
     def scene(self, state: TrainState) -> TrainedScene:
         """The scene of a state; it lives as long as the state, which the next step takes."""
         train = self.config.train
-        about = {"prompt": self.settings.prompt, "seed": str(self.settings.seed)}
         return TrainedScene(
-            self.config.scene, state.params, train.variance(train.steps), self._decoder, about
+            self.config.scene,
+            state.params,
+            train.variance(train.steps),
+            self._decoder,
+            self.settings.about,
         )
 
     def write_results(self, scene: TrainedScene) -> None:

@@ -65,6 +65,11 @@ class RunSettings:
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, not {self.seed}")
 
+    @property
+    def about(self) -> dict[str, str]:
+        """What a scene should carry of its making."""
+        return {"prompt": self.prompt, "seed": str(self.seed), "preset": self.preset}
+
     @classmethod
     def of(cls, preset: Preset, prompt: str, seed: int = 0) -> "RunSettings":
         """The settings of a preset, with the prior that it is made for."""

@@ -171,8 +171,7 @@ def load_scene(folder: Path, settings: RunSettings, decoder: Decoder | None = No
                 image_size=settings.image_size,
             )
         )
-    about = {"prompt": settings.prompt, "seed": str(settings.seed), "preset": settings.preset}
-    return TrainedScene(model, params, train.variance(train.steps), decoder, about)
+    return TrainedScene(model, params, train.variance(train.steps), decoder, settings.about)
 
 
 _SCENE: Any = SceneModel

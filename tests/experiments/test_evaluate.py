@@ -29,7 +29,7 @@ RUN = [
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder with its settings and last state, but no pictures."""
     argv = [*RUN, "--output", str(tmp_path_factory.mktemp("outputs"))]
-    with run.open_run(argv, say=print) as begun:
+    with run.open_run(run.parse(argv), say=print) as begun:
         begun.train()
     return begun.folder
 

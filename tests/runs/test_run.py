@@ -23,7 +23,7 @@ from dreamfusion_jax.runs.trained_scene import TrainedScene
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "helpers.tiny_run"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-FILES = ("metrics.csv", "preview.png", "turntable.mp4", "mesh.glb")
+FILES = ("metrics.csv", "preview.png", "turntable.mp4", "mesh.glb", "scene.safetensors")
 
 
 def begin(folder):
