@@ -35,7 +35,8 @@ def init_state(width=4):
 def train_step(state):
     def loss(params):
         noise = jax.random.normal(jax.random.fold_in(jax.random.key(1), state.step), ())
-        return sum((jnp.sin(leaf + noise) ** 2).sum() for leaf in jax.tree.leaves(params))
+        leaves = [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(params)]
+        return sum((jnp.sin(leaf + noise) ** 2).sum() for leaf in leaves)
 
     gradient = jax.grad(loss)(state.params)
     with jax.numpy_dtype_promotion("standard"):
