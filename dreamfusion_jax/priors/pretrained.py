@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 
 from jaxtyping import Array, Float
 
-from dreamfusion_jax.diffusion.checkpoints.pipeline import Pipeline
-from dreamfusion_jax.diffusion.checkpoints.weights import WeightsError
+from dreamfusion_jax.diffusion.checkpoints.checkpoint import Checkpoint
+from dreamfusion_jax.diffusion.checkpoints.tensors import WeightsError
+from dreamfusion_jax.diffusion.checkpoints.weights import CheckpointModel, Params, read_params
 from dreamfusion_jax.diffusion.layers import Dtype
 from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
@@ -31,7 +32,9 @@ class PretrainedPrior(UNetPrior):
         return self.text(prompts)
 
 
-def read_unet(pipeline: Pipeline, channels: int, dtype: Dtype) -> tuple[UNet2DConditionModel, int]:
+def read_unet(
+    pipeline: Checkpoint, channels: int, dtype: Dtype
+) -> tuple[UNet2DConditionModel, int]:
     """The UNet that a pipeline's configuration describes, without its weights.
 
     Args:
@@ -59,7 +62,18 @@ def read_unet(pipeline: Pipeline, channels: int, dtype: Dtype) -> tuple[UNet2DCo
     return UNet2DConditionModel(config, dtype), config.sample_size
 
 
-def read_schedule(pipeline: Pipeline) -> NoiseSchedule:
+def read_component(pipeline: Checkpoint, name: str, model: CheckpointModel, dtype: Dtype) -> Params:
+    """The parameters of a component, placed on the device.
+
+    Raises:
+        WeightsError: They cannot be had, or do not fit the model.
+        OutOfMemoryError: The device has no room for them.
+    """
+    source = f"{pipeline.identity}/{name}"
+    return read_params(source, pipeline.tensors(name), model, dtype=dtype)
+
+
+def read_schedule(pipeline: Checkpoint) -> NoiseSchedule:
     """The noise schedule of a pipeline.
 
     Raises:

@@ -13,10 +13,14 @@ from jaxtyping import Array, Float
 
 from dreamfusion_jax.devices import compute_dtype
 from dreamfusion_jax.diffusion.checkpoints.pipeline import open_pipeline
-from dreamfusion_jax.diffusion.checkpoints.weights import load_params
 from dreamfusion_jax.diffusion.layers import Dtype
 from dreamfusion_jax.diffusion.vae import AutoencoderKL, VaeConfig
-from dreamfusion_jax.priors.pretrained import PretrainedPrior, read_schedule, read_unet
+from dreamfusion_jax.priors.pretrained import (
+    PretrainedPrior,
+    read_component,
+    read_schedule,
+    read_unet,
+)
 from dreamfusion_jax.priors.prior import PriorParams
 from dreamfusion_jax.priors.text import CachedText, encode_clip
 
@@ -129,7 +133,7 @@ def load(
         image_size=size if latent else SIZES[0],
     )
     params = {
-        "unet": load_params(pipeline.component("unet"), unet, dtype=dtype),
-        "vae": load_params(pipeline.component("vae"), vae, dtype=dtype),
+        "unet": read_component(pipeline, "unet", unet, dtype),
+        "vae": read_component(pipeline, "vae", vae, dtype),
     }
     return prior, params

@@ -6,9 +6,9 @@ from typing import cast
 import huggingface_hub
 from huggingface_hub import errors
 
-from dreamfusion_jax.diffusion.checkpoints.weights import WeightsError
+from dreamfusion_jax.diffusion.checkpoints.tensors import WeightsError
 
-_MIRROR = "give --weights a mirror or a folder"
+_MIRROR = "use a mirror or a folder"
 # The first that fits tells what is wrong and what to do.
 _CAUSES = (
     (

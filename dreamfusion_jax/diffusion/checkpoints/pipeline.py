@@ -10,12 +10,18 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from dreamfusion_jax.diffusion.checkpoints import hub
-from dreamfusion_jax.diffusion.checkpoints.weights import WeightsError
+from dreamfusion_jax.diffusion.checkpoints.tensors import (
+    FULL,
+    HALF,
+    Tensors,
+    WeightsError,
+    find_weights,
+    open_tensors,
+    shard_names,
+)
 
 INDEX = "model_index.json"
 
-_STEMS = ("diffusion_pytorch_model", "model")
-_FULL, _HALF = "", ".fp16"
 _SMALL = (".json", ".txt", ".model")
 _PICKLES = (".bin", ".ckpt", ".pt")
 
@@ -35,6 +41,19 @@ class Pipeline:
     classes: Mapping[str, str]
     root: Path
     repo: str | None = None
+
+    @property
+    def pad_token(self) -> str | None:
+        """Texts are padded as the tokenizer's files say."""
+        return None
+
+    def tensors(self, name: str) -> Tensors:
+        """A component's tensors, not yet read; downloaded if they have to be.
+
+        Raises:
+            WeightsError: They do not exist, are damaged or cannot be downloaded.
+        """
+        return open_tensors(self.component(name))
 
     def component(self, name: str) -> Path:
         """The folder of a component with its weights, downloaded if it has to be.
@@ -70,15 +89,15 @@ class Pipeline:
     def _download(self, name: str) -> None:
         """Completes a component in the hub's cache; the weights come last."""
         cached = {path.name for path in self.files(name)}
-        # What is there is taken, in the order in which `load_params` looks for it.
-        weights = _find_weights(cached, (_FULL, _HALF))
+        # What is there is taken, in the order in which `open_tensors` looks for it.
+        weights = find_weights(cached, (FULL, HALF))
         if weights is None:
             weights = self._download_small(name, cached)
         if weights is None:
             return
         path = self._fetch(f"{name}/{weights}")
         if path.suffix == ".json":
-            for shard in sorted(set(_read_json(path).get("weight_map", {}).values())):
+            for shard in shard_names(path):
                 self._fetch(f"{name}/{shard}")
 
     def _download_small(self, name: str, cached: Collection[str]) -> str | None:
@@ -97,7 +116,7 @@ class Pipeline:
         for file in names:
             if file.endswith(_SMALL) and ".index." not in file:
                 self._fetch(f"{name}/{file}")
-        weights = _find_weights(names, (_HALF, _FULL))
+        weights = find_weights(names, (HALF, FULL))
         pickles = [file for file in names if file.endswith(_PICKLES)]
         if weights is None and pickles:
             raise WeightsError(
@@ -156,18 +175,6 @@ def _parse_repo(source: str) -> tuple[str, str | None]:
     except HFValidationError as error:
         raise WeightsError(f"{source!r} is neither a folder nor OWNER/NAME on the hub") from error
     return repo, revision or None
-
-
-def _find_weights(names: Collection[str], variants: tuple[str, ...]) -> str | None:
-    """The safetensors file, or the index of several, of the first variant that is there."""
-    for variant in variants:
-        for stem in _STEMS:
-            single = f"{stem}{variant}.safetensors"
-            index = f"{stem}.safetensors.index{variant}.json"
-            for name in (single, index):
-                if name in names:
-                    return name
-    return None
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import constants, errors
 
 from dreamfusion_jax.diffusion.checkpoints.pipeline import open_pipeline
-from dreamfusion_jax.diffusion.checkpoints.weights import WeightsError
+from dreamfusion_jax.diffusion.checkpoints.tensors import WeightsError
 
 # httpx or httpx2, as the version of the hub's client has it.
 httpx = importlib.import_module(errors.HfHubHTTPError.__bases__[0].__module__.split(".")[0])
@@ -258,7 +258,7 @@ def test_refusals_are_told_apart(name, hub):
     hub.refusal, expected = REFUSALS[name]
     message = one_line(REPO)
     assert expected in message
-    assert name == "no such file" or "--weights a mirror or a folder" in message
+    assert name == "no such file" or "use a mirror or a folder" in message
 
 
 @pytest.mark.parametrize("how", ["down", "HF_HUB_OFFLINE"])
