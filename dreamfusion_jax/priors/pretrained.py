@@ -15,6 +15,11 @@ from dreamfusion_jax.diffusion.unet_config import UNetConfig
 from dreamfusion_jax.priors.prior import PriorParams
 from dreamfusion_jax.priors.unet_prior import UNetPrior
 
+_BETAS = ("beta_schedule", "beta_start", "beta_end")
+# Parts of the names of schedulers whose z_t is something else: flow matching, and processes
+# whose variance grows.
+_OTHER_SCHEDULERS = ("FlowMatch", "EDM", "KarrasVe", "ScoreSdeVe", "CMStochastic", "Wuerstchen")
+
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class PretrainedPrior(UNetPrior):
@@ -77,6 +82,24 @@ def read_schedule(pipeline: Checkpoint) -> NoiseSchedule:
     """The noise schedule of a pipeline.
 
     Raises:
-        ValueError: An option of it is not supported.
+        WeightsError: It is none that preserves variance, z_t = alpha_t x + sigma_t eps with
+            alpha_t^2 + sigma_t^2 = 1; or an option of it is not supported.
     """
-    return NoiseSchedule.from_config(pipeline.config("scheduler", "scheduler_config.json"))
+    values = pipeline.config("scheduler", "scheduler_config.json")
+    name = str(values.get("_class_name", "a scheduler without a name"))
+    refusal = (
+        f"{pipeline.identity}: the scheduler is {name}; score distillation here needs a "
+        "variance-preserving schedule, such as DDPM's"
+    )
+    if any(part in name for part in _OTHER_SCHEDULERS):
+        raise WeightsError(f"{refusal}, not flow matching or another process")
+    if values.get("use_flow_sigmas"):
+        raise WeightsError(f"{refusal}, and use_flow_sigmas is flow matching")
+    # Every variance-preserving scheduler says its betas, even where they are the defaults.
+    missing = [key for key in _BETAS if key not in values]
+    if missing and values.get("trained_betas") is None:
+        raise WeightsError(f"{refusal}, and this one states no {', '.join(missing)}")
+    try:
+        return NoiseSchedule.from_config(values)
+    except ValueError as error:
+        raise WeightsError(f"{pipeline.identity}: {error}") from error

@@ -22,6 +22,22 @@ from dreamfusion_jax.diffusion.checkpoints.tensors import (
 
 INDEX = "model_index.json"
 
+# What a class name in model_index.json gives away, the first that fits; these are not read.
+_OTHER_KINDS = (
+    ("StableDiffusionXL", "Stable Diffusion XL"),
+    ("StableDiffusion3", "Stable Diffusion 3, a flow-matching transformer"),
+    ("Flux", "FLUX, a flow-matching transformer"),
+    ("ControlNet", "a ControlNet, which needs pictures as well as text"),
+    ("Adapter", "an adapter, which needs pictures as well as text"),
+    ("Inpaint", "an inpainting model, which fills holes in pictures"),
+    ("Img2Img", "an image-to-image model, which starts from pictures"),
+    ("Depth2Img", "a depth-to-image model, which starts from pictures"),
+    ("Pix2Pix", "a picture-editing model, which starts from pictures"),
+    ("ImageVariation", "an image-variation model, which starts from pictures"),
+    ("Upscale", "an upscaler, which enlarges pictures (stage III of DeepFloyd IF is one)"),
+    ("SuperResolution", "an upscaler, which enlarges pictures, as stage II of DeepFloyd IF"),
+    ("Video", "a video model"),
+)
 _SMALL = (".json", ".txt", ".model")
 _PICKLES = (".bin", ".ckpt", ".pt")
 
@@ -147,9 +163,11 @@ def open_pipeline(source: str, supported: Mapping[str, tuple[str, ...]]) -> Pipe
         root = hub.fetch(repo, revision, INDEX).parent
     # In the hub's cache, a folder is called as the commit that it holds.
     identity = str(root) if repo is None else f"{repo}@{root.name}"
+    index = _read_json(root / INDEX)
+    _check_kind(identity, index.get("_class_name"))
     classes = {
         name: entry[1]
-        for name, entry in _read_json(root / INDEX).items()
+        for name, entry in index.items()
         if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str)
     }
     for name, choices in supported.items():
@@ -159,6 +177,16 @@ def open_pipeline(source: str, supported: Mapping[str, tuple[str, ...]]) -> Pipe
         if classes[name] not in choices:
             raise WeightsError(f"{identity}: {name} is a {classes[name]}; supported: {known}")
     return Pipeline(identity, classes, root, repo)
+
+
+def _check_kind(identity: str, pipeline: Any) -> None:
+    """Refuses the kinds of pipelines that are well known and do not serve, by name."""
+    for part, what in _OTHER_KINDS:
+        if isinstance(pipeline, str) and part in pipeline:
+            raise WeightsError(
+                f"{identity} is a {pipeline}: {what}; read are text-to-image models of the kinds "
+                "Stable Diffusion 1.x and 2.x and the first stage of DeepFloyd IF"
+            )
 
 
 def _parse_repo(source: str) -> tuple[str, str | None]:
