@@ -210,7 +210,7 @@ def _load_tokenizer(
     transformers makes up a vocabulary where the files are missing: hence the checks.
     """
     folder = pipeline.component(_TOKENIZER)
-    names = {file.name for file in pipeline.files(_TOKENIZER)}
+    names = {file.name for file in folder.iterdir()}
     if not any(names.issuperset(form) for form in forms):
         wanted = " nor ".join(" with ".join(form) for form in forms)
         raise WeightsError(f"{folder} is no {kind.__name__}: it has neither {wanted}")

@@ -90,9 +90,14 @@ def known_tensors(source: str, tensors: Tensors, model: CheckpointModel) -> Tens
     """
     named = {model.checkpoint_name(stored): tensor for stored, tensor in tensors.items()}
     known = {name: tensor for name, tensor in named.items() if name is not None}
-    expected = _flatten(param_shapes(model))
-    _check(source, known, {_name(p): _torch_shape(p, x.shape) for p, x in expected.items()})
+    _check(source, known, tensor_shapes(model))
     return known
+
+
+def tensor_shapes(model: CheckpointModel) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors that a checkpoint of the model has, by name."""
+    leaves = _flatten(param_shapes(model))
+    return {_name(path): _torch_shape(path, leaf.shape) for path, leaf in leaves.items()}
 
 
 def read_leaves(
