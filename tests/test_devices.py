@@ -132,3 +132,63 @@ def test_a_mesh_of_chosen_devices():
     assert mesh.axis_names == ("view",) and mesh.size == 1
     tree = devices.replicate({"a": jnp.ones(3)}, mesh)
     assert tree["a"].sharding.mesh == mesh
+
+
+def message_of(error, function):
+    with pytest.raises(error) as caught, devices.device_errors("the UNet of x/y in float32"):
+        jax.block_until_ready(function())
+    message = str(caught.value)
+    assert "\n" not in message and "the UNet of x/y in float32" in message
+    return message
+
+
+def test_running_out_of_memory_is_one_line():
+    message = message_of(devices.OutOfMemoryError, lambda: jnp.zeros(1 << 44, jnp.int8))
+    assert message.startswith("cpu: no memory for") and "16384.00 GiB" in message
+    message = message_of(devices.OutOfMemoryError, lambda: np.zeros(1 << 60, np.int8))
+    assert message.startswith("the host's memory does not suffice")
+    # What an inner part says is kept.
+    with (
+        pytest.raises(devices.OutOfMemoryError, match="inner"),
+        devices.device_errors("the outer"),
+        devices.device_errors("the inner"),
+    ):
+        np.zeros(1 << 60, np.int8)
+
+
+def test_the_words_of_a_gpu_are_understood():
+    """As XLA's allocator has them; there is no GPU here to exhaust."""
+
+    def fail():
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8589934592 bytes.\nmore"
+        )
+
+    assert "(the part that failed: 8.00 GiB)" in message_of(devices.OutOfMemoryError, fail)
+
+
+def test_cudnn_that_refuses_is_one_line():
+    x = jnp.zeros((1, 8, 2, 64), jnp.bfloat16)
+
+    def attend():
+        return jax.nn.dot_product_attention(x, x, x, implementation="cudnn")
+
+    message = message_of(devices.DeviceError, attend)
+    assert message.startswith("cuDNN refuses")
+
+
+def test_other_errors_pass():
+    with pytest.raises(RuntimeError, match=r"^another$"), devices.device_errors("it"):
+        raise RuntimeError("another")
+
+
+def test_the_host_is_a_cpu_if_there_is_one(monkeypatch):
+    assert devices.host_device().platform == "cpu"
+
+    def local_devices(backend=None):
+        if backend == "cpu":
+            raise RuntimeError("Unknown backend cpu")
+        return ["the default"]
+
+    monkeypatch.setattr(jax, "local_devices", local_devices)
+    assert devices.host_device() == "the default"
