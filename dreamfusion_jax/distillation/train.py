@@ -241,7 +241,8 @@ def train_step(
         return loss, metrics
 
     (loss, metrics), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    update, optimizer = make_optimizer(config).update(gradient, state.optimizer, state.params)
+    with jax.numpy_dtype_promotion("standard"):  # optax reckons with the number of the step.
+        update, optimizer = make_optimizer(config).update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, update)
     norm = optax.tree.norm(gradient)
     metrics |= {"gradient": norm, "finite": jnp.isfinite(loss + norm).astype(jnp.float32)}

@@ -4,11 +4,10 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import jax
 from jaxtyping import Array, Float
-from transformers import CLIPTokenizer
 
 from dreamfusion_jax.diffusion.checkpoints.weights import load_params
 from dreamfusion_jax.diffusion.clip import ClipTextConfig, ClipTextModel
@@ -27,6 +26,9 @@ from dreamfusion_jax.toybox.architecture import (
 )
 from dreamfusion_jax.toybox.captions import Vocabulary
 
+if TYPE_CHECKING:
+    import transformers
+
 SHIPPED = Path(__file__).parent.parent / "weights" / "toybox"
 """The folder of the prior that is installed with the package."""
 
@@ -43,7 +45,7 @@ class ToyboxPrior(UNetPrior):
     """
 
     text_encoder: ClipTextModel
-    tokenizer: CLIPTokenizer
+    tokenizer: "transformers.CLIPTokenizer"
     vocabulary: Vocabulary
     image_size: int
     bounded: ClassVar[bool] = True
@@ -93,6 +95,8 @@ def load(folder: Path = SHIPPED) -> tuple[ToyboxPrior, PriorParams]:
         FileNotFoundError: The folder is no toybox prior.
         WeightsError: Its weights do not fit its configuration.
     """
+    from transformers import CLIPTokenizer
+
     if not (folder / "toybox.json").exists():
         raise FileNotFoundError(f"{folder} holds no toybox prior (no toybox.json)")
     config = UNetConfig.from_json(read_json(folder / "unet/config.json"))

@@ -156,7 +156,8 @@ def rates(config, steps):
 
     @jax.jit
     def step(state, _):
-        update, state = optimizer.update(jnp.ones(1), state)
+        with jax.numpy_dtype_promotion("standard"):
+            update, state = optimizer.update(jnp.ones(1), state)
         return state, -update[0]
 
     _, sizes = jax.lax.scan(step, state, None, length=steps)

@@ -210,7 +210,8 @@ def shell():
                 )
 
             value, gradient = jax.value_and_grad(loss)(carry[0])
-            update, state = optimizer.update(gradient, carry[1])
+            with jax.numpy_dtype_promotion("standard"):
+                update, state = optimizer.update(gradient, carry[1])
             return (optax.apply_updates(carry[0], update), state), value
 
         proposals = params["proposals"]

@@ -34,7 +34,8 @@ class ResidualMlp(nn.Module):
         for _ in range(self.blocks):
             hidden = nn.silu(self._dense(self.width, self.dtype)(x))
             x = x + self._dense(self.width, self.dtype)(hidden)
-            x = nn.LayerNorm(dtype=self.dtype, param_dtype=jnp.float32)(x)
+            with jax.numpy_dtype_promotion("standard"):  # Flax's norm adds up in float32.
+                x = nn.LayerNorm(dtype=self.dtype, param_dtype=jnp.float32)(x)
         # In float32: the density is the exponential of this.
         return self._dense(self.outputs, jnp.dtype(jnp.float32))(x.astype(jnp.float32))
 

@@ -161,7 +161,8 @@ def train_step(
     loss, gradient = jax.value_and_grad(clean_image_loss)(
         state.params, networks, schedule, loss_key, z, ids
     )
-    update, optimizer = make_optimizer(config).update(gradient, state.optimizer, state.params)
+    with jax.numpy_dtype_promotion("standard"):  # optax reckons with the number of the step.
+        update, optimizer = make_optimizer(config).update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, update)
     ema = optax.incremental_update(params, state.ema, 1 - ema_decay(config, state.step))
     following = State(state.step + 1, params, ema, optimizer)
