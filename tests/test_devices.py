@@ -20,7 +20,7 @@ from dreamfusion_jax.distillation.train import (
 )
 from dreamfusion_jax.priors.prior import GaussianPrior
 from dreamfusion_jax.priors.prompts import Text
-from dreamfusion_jax.scene.field import MlpField
+from dreamfusion_jax.scene.fields.mlp import MlpField
 from dreamfusion_jax.scene.render import SamplingConfig, SceneModel
 
 SCENE = SceneModel(

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from dreamfusion_jax.maths import Ramp
+from dreamfusion_jax.maths import Ramp, expand_to
 from dreamfusion_jax.priors.prior import Condition, Prior, PriorParams, guide
 from dreamfusion_jax.pytree import pytree
 
@@ -121,7 +121,7 @@ def distill(
     if config.clip_denoised:
         clean = jnp.clip(prior.schedule.x_from_eps(eps_hat, noised, t), -1.0, 1.0)
         eps_hat = prior.schedule.eps_from_x(clean, noised, t)
-    residual = weight(prior, t, config)[:, None, None, None] * (eps_hat - eps)
+    residual = expand_to(weight(prior, t, config), z.ndim) * (eps_hat - eps)
     return jax.lax.stop_gradient(Distillation(t, noised, eps, eps_hat, residual))
 
 

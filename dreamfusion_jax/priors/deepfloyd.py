@@ -13,6 +13,7 @@ from dreamfusion_jax.devices import compute_dtype
 from dreamfusion_jax.diffusion.checkpoints.pipeline import open_pipeline
 from dreamfusion_jax.diffusion.layers import Dtype
 from dreamfusion_jax.diffusion.t5_streaming import Progress
+from dreamfusion_jax.maths import from_symmetric, to_symmetric
 from dreamfusion_jax.priors.pretrained import (
     PretrainedPrior,
     read_component,
@@ -44,14 +45,14 @@ class DeepFloydPrior(PretrainedPrior):
     ) -> Float[Array, "V H W 3"]:
         """Pixels scaled to [-1, 1]."""
         del params
-        return 2.0 * image - 1.0
+        return to_symmetric(image)
 
     def decode_image(
         self, params: PriorParams, z: Float[Array, "V H W 3"]
     ) -> Float[Array, "V H W 3"]:
         """Pixels scaled back to [0, 1]."""
         del params
-        return 0.5 * z + 0.5
+        return from_symmetric(z)
 
 
 def load(

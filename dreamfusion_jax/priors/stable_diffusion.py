@@ -19,6 +19,7 @@ from dreamfusion_jax.diffusion.checkpoints.single_file import FilePrediction, op
 from dreamfusion_jax.diffusion.checkpoints.tensors import WeightsError
 from dreamfusion_jax.diffusion.layers import Dtype
 from dreamfusion_jax.diffusion.vae import AutoencoderKL, VaeConfig
+from dreamfusion_jax.maths import from_symmetric, to_symmetric
 from dreamfusion_jax.priors.pretrained import (
     PretrainedPrior,
     read_component,
@@ -87,7 +88,7 @@ class StableDiffusionPrior(PretrainedPrior):
             return image
         size = self.latent_size * 2 ** (self.vae.config.levels - 1)
         image = jax.image.resize(image, (image.shape[0], size, size, image.shape[-1]), "bilinear")
-        mean, _ = self.vae.apply({"params": params["vae"]}, 2.0 * image - 1.0, method="encode")
+        mean, _ = self.vae.apply({"params": params["vae"]}, to_symmetric(image), method="encode")
         return self.vae.config.scaling_factor * mean.astype(jnp.float32)
 
     def decode_image(
@@ -101,7 +102,7 @@ class StableDiffusionPrior(PretrainedPrior):
         def decode(latent: Float[Array, "h w C"]) -> Float[Array, "H W 3"]:
             image = self.vae.apply({"params": params["vae"]}, latent[None], method="decode")
             assert isinstance(image, jax.Array)
-            return 0.5 * image[0].astype(jnp.float32) + 0.5
+            return from_symmetric(image[0].astype(jnp.float32))
 
         return jax.lax.map(decode, z / self.vae.config.scaling_factor)
 

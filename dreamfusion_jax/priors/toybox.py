@@ -14,6 +14,7 @@ from dreamfusion_jax.diffusion.clip import ClipTextConfig, ClipTextModel
 from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.unet_config import UNetConfig
+from dreamfusion_jax.maths import from_symmetric, to_symmetric
 from dreamfusion_jax.priors.prior import PriorParams
 from dreamfusion_jax.priors.unet_prior import UNetPrior
 from dreamfusion_jax.toybox.architecture import (
@@ -66,14 +67,14 @@ class ToyboxPrior(UNetPrior):
     ) -> Float[Array, "V h w C"]:
         """Pixels scaled to [-1, 1], each 2 x 2 square stacked into 12 channels."""
         del params
-        return space_to_depth(2.0 * image - 1.0)
+        return space_to_depth(to_symmetric(image))
 
     def decode_image(
         self, params: PriorParams, z: Float[Array, "V h w C"]
     ) -> Float[Array, "V H W 3"]:
         """The inverse of `encode_image`."""
         del params
-        return 0.5 * depth_to_space(z) + 0.5
+        return from_symmetric(depth_to_space(z))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -15,7 +15,8 @@ from dreamfusion_jax.distillation.losses import (
 )
 from dreamfusion_jax.maths import Ramp
 from dreamfusion_jax.scene.camera import cast_rays
-from dreamfusion_jax.scene.field import MlpField, ProposalMlp
+from dreamfusion_jax.scene.fields.mlp import MlpField
+from dreamfusion_jax.scene.fields.proposal import ProposalMlp
 from dreamfusion_jax.scene.render import SamplingConfig, SceneModel
 
 RNG = np.random.default_rng(0)

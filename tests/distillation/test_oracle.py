@@ -61,7 +61,7 @@ def _scores(prompt: str, config: RunConfig, state: TrainState) -> tuple[float, f
     colours = (jnp.broadcast_to(jnp.asarray(colour), (8, 3)) for colour in scene.palette)
     truth = colourise(layers, *colours, jnp.ones((8, 3)))
     overlaps = silhouette_iou(looks.opacity[..., 0] > 0.5, layers.alpha > 0.5)
-    return float(np.mean(overlaps)), psnr(looks.color, truth)
+    return float(np.mean(overlaps)), psnr(looks.colour, truth)
 
 
 def test_the_grid_field_becomes_a_car() -> None:
