@@ -6,17 +6,18 @@ Everything goes to outputs/<prompt>-seed<seed>/. Stop with Ctrl-C at any time an
 with --resume and that folder.
 """
 
+import contextlib
 import dataclasses
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
 from dreamfusion_jax import presets
-from dreamfusion_jax.distillation.sds import check_clipping
 from dreamfusion_jax.presets import RunConfig
 from dreamfusion_jax.priors.loading import PriorName, load_prior
 from dreamfusion_jax.priors.prior import Prior, PriorParams, encode_prompts
@@ -92,6 +93,15 @@ LAST_FILE = "mesh.glb"
 """What a finished run has written last."""
 
 
+_OPTIONS = {
+    "clip_denoised": "--train.distillation.clip-denoised",
+    "image_size": "--image-size",
+    "latent scene": "--prior",
+    "a mirror": "--weights",
+}
+"""What errors of the library speak of, and the options that set it."""
+
+
 class UsageError(ValueError):
     """A request that cannot be carried out; the message is one line for the user."""
 
@@ -138,10 +148,10 @@ def _peek(argv: list[str], name: str, kind: Any) -> Any:
 
 
 def _check(arguments: Arguments) -> Arguments:
-    """Folds --seed and --steps into the configuration, and refuses what makes no sense."""
+    """Folds --steps into the configuration, and refuses what makes no sense."""
     if not arguments.prompt.strip():
         raise UsageError("the prompt is empty; try --prompt 'a red mushroom'")
-    train = dataclasses.replace(arguments.config.train, seed=arguments.seed)
+    train = arguments.config.train
     if arguments.steps is not None:
         train = dataclasses.replace(train, steps=arguments.steps)
     output = arguments.config.output
@@ -211,6 +221,18 @@ def _resolved(arguments: Arguments) -> dict:
     return json.loads(json.dumps(dataclasses.asdict(arguments), default=str))
 
 
+@contextlib.contextmanager
+def _options_named() -> Iterator[None]:
+    """Adds to errors of the library the options of the settings that they speak of."""
+    try:
+        yield
+    except ValueError as error:
+        named = [option for setting, option in _OPTIONS.items() if setting in str(error)]
+        if not named:
+            raise
+        raise UsageError(f"{error} ({', '.join(named)})") from error
+
+
 def start(argv: list[str], loaded: tuple[Prior, PriorParams] | None = None) -> Session:
     """Reads the command line, loads the prior, encodes the prompt, then opens the folder.
 
@@ -230,20 +252,22 @@ def start(argv: list[str], loaded: tuple[Prior, PriorParams] | None = None) -> S
     if resuming:
         arguments = resumed(folder)
     config = arguments.config
-    prior, params = loaded or load_prior(
-        arguments.prior,
-        arguments.prompt,
-        arguments.weights,
-        latent=config.scene.latent,
-        image_size=arguments.image_size,
-    )
-    check_clipping(prior, config.train.sds)
+    with _options_named():
+        prior, params = loaded or load_prior(
+            arguments.prior,
+            arguments.prompt,
+            arguments.weights,
+            latent=config.scene.latent,
+            image_size=arguments.image_size,
+        )
+    with _options_named():
+        config.train.distillation.check(prior)
     text = encode_prompts(
         prior, params, arguments.prompt, config.train.prompts, arguments.negative_prompt
     )
     if not resuming:
         make_folder(folder, arguments, argv)
-    return Session(text, config, folder, prior, params)
+    return Session(text, config, folder, prior, params, arguments.seed)
 
 
 def main(argv: list[str] | None = None) -> None:

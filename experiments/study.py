@@ -31,18 +31,18 @@ from dreamfusion_jax.looks.media import save_png
 from experiments.errors import one_line_errors
 from experiments.run import slug
 
-_ANNEALED = ("--train.sds.time-high.steps", "600", "--train.sds.time-high.end")
+_ANNEALED = ("--train.time.high.until", "1", "--train.time.high.end")
 
 CHANGES: dict[str, tuple[str, ...]] = {
     "default": (),
-    "guidance 1": ("--train.sds.guidance-weight", "1"),
-    "guidance 2": ("--train.sds.guidance-weight", "2"),
-    "guidance 5": ("--train.sds.guidance-weight", "5"),
-    "guidance 10": ("--train.sds.guidance-weight", "10"),
+    "guidance 1": ("--train.distillation.guidance-weight", "1"),
+    "guidance 2": ("--train.distillation.guidance-weight", "2"),
+    "guidance 5": ("--train.distillation.guidance-weight", "5"),
+    "guidance 10": ("--train.distillation.guidance-weight", "10"),
     "time range annealed to 0.75": (*_ANNEALED, "0.75"),
     "time range annealed to 0.5": (*_ANNEALED, "0.5"),
-    "weighting sigma squared": ("--train.sds.weighting", "sigma_squared"),
-    "not clipped": ("--train.sds.clip-denoised", "False"),
+    "weighting sigma squared": ("--train.distillation.weighting", "sigma_squared"),
+    "not clipped": ("--train.distillation.clip-denoised", "False"),
     "never lit": ("--train.lighting.diffuse-probability", "0"),
     "always lit": ("--train.lighting.diffuse-probability", "1"),
     "the paper's four views": ("--train.prompts.views", "nearest"),

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamfusion_jax.maths import Ramp, safe_exp, safe_norm, safe_normalize
+from dreamfusion_jax.maths import safe_exp, safe_norm, safe_normalize
 
 
 def test_safe_exp_is_exp_and_stays_finite_with_a_gradient_that_pushes_back():
@@ -41,12 +41,3 @@ def test_normalize_gradient_is_the_projection_to_the_tangent_plane():
     jacobian = (np.eye(3) - np.outer(x, x) / norm**2) / norm
     got = jax.jacobian(safe_normalize)(jnp.array(x, jnp.float32))
     np.testing.assert_allclose(got, jacobian, atol=1e-6)
-
-
-def test_ramp_goes_from_start_to_end_and_stays():
-    ramp = Ramp(5e-2, 2e-3, 5000)
-    steps = {0: 5e-2, 2500: 2.6e-2, 5000: 2e-3, 15_000: 2e-3}
-    for step, value in steps.items():
-        np.testing.assert_allclose(ramp(step), value, rtol=1e-5)
-        np.testing.assert_allclose(jax.jit(ramp)(jnp.array(step)), value, rtol=1e-5)
-    assert Ramp(1.0, 0.3, 0)(0) == np.float32(0.3)

@@ -176,7 +176,7 @@ def load_run(folder: Path) -> FinishedRun:
     prior, _ = load_prior("oracle", begun.prompt)
     model, train = Model(begun.config.scene, prior), begun.config.train
     with Checkpointer(folder) as checkpoints:
-        state = checkpoints.restore(jax.eval_shape(lambda: init_state(model, train)))
+        state = checkpoints.restore(jax.eval_shape(lambda: init_state(model, train, begun.seed)))
     if int(state.step) < train.steps:
         raise CheckpointError(f"{folder} is at step {int(state.step)} of {train.steps}; resume it")
     return FinishedRun(begun.prompt, begun.seed, begun.config, state)
@@ -190,7 +190,7 @@ def look_at_run(finished: FinishedRun, size: int, cameras: Camera | None = None)
         finished.state.params,
         cameras or metrics.measuring_cameras(),
         size=size,
-        variance=config.train.variance(config.train.steps),
+        variance=config.train.variance(config.train.steps, config.train.steps),
         backdrop=1.0,
     )
 

@@ -36,16 +36,23 @@ class Session:
         folder: Where files go; a checkpoint found there is gone on from.
         prior: The diffusion model.
         prior_params: Its parameters.
+        seed: Of everything random.
     """
 
     def __init__(
-        self, text: Text, config: RunConfig, folder: Path, prior: Prior, prior_params: PriorParams
+        self,
+        text: Text,
+        config: RunConfig,
+        folder: Path,
+        prior: Prior,
+        prior_params: PriorParams,
+        seed: int,
     ) -> None:
         self.config, self.folder = config, folder
         self.model = Model(config.scene, prior)
         self.prior_params = prior_params
         self.decoder = Decoder(prior, prior_params) if config.scene.latent else None
-        self.text = text
+        self.text, self.seed = text, seed
         self.console = Console()
 
     def run(self) -> None:
@@ -55,7 +62,7 @@ class Session:
             ValueError: The loss was not finite, or the finished scene is empty.
         """
         with Checkpointer(self.folder) as checkpoints:
-            state = init_state(self.model, self.config.train)
+            state = init_state(self.model, self.config.train, self.seed)
             if checkpoints.latest_step() is not None:
                 state = checkpoints.restore(state)
                 self.console.print(f"going on from step {int(state.step)}")
@@ -121,7 +128,7 @@ class Session:
             state.params,
             self._cameras(views),
             size=size,
-            variance=train.variance(train.steps),
+            variance=train.variance(train.steps, train.steps),
             backdrop=self.config.output.backdrop,
             decoder=self.decoder,
         )
@@ -143,7 +150,7 @@ class Session:
 
     def _write_mesh(self, state: TrainState) -> None:
         scene, train = self.config.scene, self.config.train
-        variance, colours = train.variance(train.steps), None
+        variance, colours = train.variance(train.steps, train.steps), None
         if self.decoder is not None:
             cameras = self._cameras(_PREVIEW_VIEWS)
             colours = scene_colours(self.decoder, scene, state.params, cameras, variance=variance)

@@ -22,7 +22,7 @@ from experiments.evaluate import main, write_table
 SIZE = 24
 RUN = [
     *("--prompt", "a green car", "--prior", "oracle", "--steps", "40", "--train.views", "1"),
-    *("--scene.sampling.intervals", "16", "--train.sds.guidance-weight", "0"),
+    *("--scene.sampling.intervals", "16", "--train.distillation.guidance-weight", "0"),
 ]
 
 
@@ -32,7 +32,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     argv = [*RUN, "--output", str(tmp_path_factory.mktemp("outputs"))]
     session = run.start(argv)
     train = session.config.train
-    state = init_state(session.model, train)
+    state = init_state(session.model, train, session.seed)
     for _ in range(train.steps):
         state, _ = train_step(state, None, session.text, model=session.model, config=train)
     with Checkpointer(session.folder) as checkpoints:

@@ -16,7 +16,7 @@ PROMPT = "a green car"
 TINY = (
     *("--steps", "3", "--train.views", "1", "--scene.sampling.intervals", "8"),
     *("--output.size", "16", "--output.frames", "1", "--output.mesh-resolution", "16"),
-    *("--train.sds.guidance-weight", "0"),
+    *("--train.distillation.guidance-weight", "0"),
 )
 
 

@@ -8,7 +8,7 @@ from huggingface_hub import errors
 
 from dreamfusion_jax.diffusion.checkpoints.weights import WeightsError
 
-_MIRROR = "give --weights a mirror or a folder"
+_MIRROR = "name a mirror or a folder instead"
 # The first that fits tells what is wrong and what to do.
 _CAUSES = (
     (
