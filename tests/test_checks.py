@@ -37,7 +37,7 @@ def test_ranges(wanted, inside, outside):
     for value in inside:
         check_range(Settings(value), wanted, "value")
     for value in [*outside, math.nan, math.inf, -math.inf]:
-        with pytest.raises(SettingError, match="^value of Settings must be "):
+        with pytest.raises(SettingError, match=r"^value of Settings must be "):
             check_range(Settings(value), wanted, "value")
 
 

@@ -140,9 +140,7 @@ def test_gradient_is_the_residual_alone():
     @jax.jit
     def gradients(z, params, condition):
         def loss(z, params, condition):
-            _, distilled = distil(
-                prior, params, z, jnp.array(T), jnp.array(EPS), condition, Sds()
-            )
+            _, distilled = distil(prior, params, z, jnp.array(T), jnp.array(EPS), condition, Sds())
             return residual_loss(distilled.residual, z), distilled.residual
 
         return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(z, params, condition)
@@ -206,3 +204,9 @@ def test_clipping_is_refused_where_z_0_has_no_bounds():
         Sds(clip_denoised=True).check(unbounded)
     with pytest.raises(ValueError, match="clip_denoised is for pixel priors"):
         run(unbounded, clip_denoised=True)
+
+
+@pytest.mark.parametrize("weight", [-5.0, float("nan"), float("inf")])
+def test_impossible_guidance_is_refused(weight):
+    with pytest.raises(ValueError, match=r"^guidance_weight of Sds must be at least 0"):
+        Sds(guidance_weight=weight)

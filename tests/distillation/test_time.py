@@ -21,3 +21,17 @@ def test_times_are_uniform_and_their_upper_end_is_annealed():
 def test_the_papers_times_are_uniform_from_002_to_098_throughout(step):
     t = sample_time(jax.random.key(4), 20_000, jnp.array(step), 15_000, TimeConfig())
     assert scipy.stats.kstest(t, scipy.stats.uniform(0.02, 0.96).cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("low", {"low": 2.0}),
+        ("low", {"low": -0.1}),
+        ("high", {"high": Ramp(1.2, 0.5, 0.5)}),
+        ("high", {"low": 0.3, "high": Ramp(0.98, 0.2, 0.5)}),
+    ],
+)
+def test_impossible_times_are_refused(name, settings):
+    with pytest.raises(ValueError, match=f"^{name} of TimeConfig must be"):
+        TimeConfig(**settings)

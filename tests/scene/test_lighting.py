@@ -26,7 +26,9 @@ PAPER = LightingConfig()
 def draw(step):
     keys = jax.random.split(jax.random.key(2), N)
     position = jnp.array(CAMERA, jnp.float32)
-    lights = jax.jit(jax.vmap(lambda key: sample_lighting(key, position, step, 15_000, PAPER)))(keys)
+    lights = jax.jit(jax.vmap(lambda key: sample_lighting(key, position, step, 15_000, PAPER)))(
+        keys
+    )
     return jax.tree.map(np.asarray, lights)
 
 
