@@ -1,15 +1,18 @@
 """Presets: the settings of a whole run, as values."""
 
 import dataclasses
-from typing import Literal
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from dreamfusion_jax.distillation.adam import AdamConfig
 from dreamfusion_jax.distillation.losses import LossConfig
 from dreamfusion_jax.distillation.rates import PartRates
 from dreamfusion_jax.distillation.sds import Sds
 from dreamfusion_jax.distillation.train import TrainConfig
+from dreamfusion_jax.priors.loading import PriorName
 from dreamfusion_jax.priors.prompts import PromptConfig
-from dreamfusion_jax.scene.camera import CameraConfig
+from dreamfusion_jax.scene.camera import Camera, CameraConfig, orbit
 from dreamfusion_jax.scene.encoding import GridConfig
 from dreamfusion_jax.scene.field import Blob, EnvironmentMap, GridField, MlpField
 from dreamfusion_jax.scene.lighting import LightingConfig
@@ -45,6 +48,10 @@ class OutputConfig:
     focal: float = 1.1
     mesh_resolution: int = 96
     backdrop: float = 0.85
+
+    def cameras(self, num_views: int) -> Camera:
+        """Cameras [num_views] evenly around the scene, of the preview and the turntable."""
+        return orbit(num_views, math.radians(self.elevation), self.distance, self.focal)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +157,109 @@ FAST_IF = dataclasses.replace(
 """`FAST_SD` for DeepFloyd IF, a pixel prior that needs less guidance and may be clipped."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """Settings with what they are made for.
+
+    Attributes:
+        name: On the command line.
+        prior: The diffusion model that they are made for.
+        config: The settings.
+        cost: What a run takes, as far as measured.
+        promise: What to expect of it, and what of that has been seen.
+    """
+
+    name: str
+    prior: PriorName
+    config: RunConfig
+    cost: str
+    promise: str
+
+
+PRESETS = (
+    Preset(
+        "toybox",
+        "toybox",
+        TOYBOX,
+        "two minutes on two CPU cores",
+        "a recognisable toy; measured against the truth on 24 objects",
+    ),
+    Preset(
+        "quality",
+        "toybox",
+        QUALITY,
+        "a quarter of an hour on one CPU core",
+        "smoother surfaces and larger pictures, hardly nearer to the truth",
+    ),
+    Preset(
+        "paper",
+        "toybox",
+        PAPER,
+        "hours on a CPU, an accelerator otherwise",
+        "DreamFusion's own numbers with a small prior",
+    ),
+    Preset(
+        "paper-if",
+        "deepfloyd",
+        PAPER,
+        "an accelerator, hours",
+        "DreamFusion's own numbers with DeepFloyd IF; not run with real weights yet",
+    ),
+    Preset(
+        "paper-sd",
+        "stable-diffusion",
+        PAPER,
+        "an accelerator, hours",
+        "DreamFusion's own numbers with Stable Diffusion; not run with real weights yet",
+    ),
+    Preset(
+        "fast-if",
+        "deepfloyd",
+        FAST_IF,
+        "an accelerator, under an hour",
+        "a hash grid, one view a step; not run with real weights yet",
+    ),
+    Preset(
+        "fast-sd",
+        "stable-diffusion",
+        FAST_SD,
+        "an accelerator, under an hour",
+        "a hash grid, one view a step; not run with real weights yet",
+    ),
+    Preset(
+        "latent-sd",
+        "stable-diffusion",
+        LATENT_SD,
+        "an accelerator, faster than fast-sd",
+        "renders latents, which is coarser; not run with real weights yet",
+    ),
+)
+"""Every preset, the default first."""
+
+
+def preset(name: str) -> Preset:
+    """The preset of a name.
+
+    Raises:
+        ValueError: There is none; the message lists those there are.
+    """
+    for candidate in PRESETS:
+        if candidate.name == name:
+            return candidate
+    raise ValueError(f"preset must be one of {', '.join(p.name for p in PRESETS)}, not {name!r}")
+
+
+def usual_preset(prior: PriorName) -> Preset:
+    """The preset that a prior is used with where none is named."""
+    names: dict[PriorName, str] = {
+        "toybox": "toybox",
+        "oracle": "toybox",
+        "stable-diffusion": "fast-sd",
+        "deepfloyd": "fast-if",
+    }
+    return preset(names[prior])
+
+
 FieldName = Literal["grid", "mlp"]
 
 
@@ -179,3 +289,26 @@ def with_field(config: RunConfig, name: FieldName) -> RunConfig:
         )
     scene = dataclasses.replace(config.scene, field=field)
     return dataclasses.replace(config, scene=scene, train=train)
+
+
+def changed(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:
+    """A configuration with other values of some settings.
+
+    Args:
+        config: What to change.
+        changes: Dotted names, such as "train.distillation.guidance_weight", and their values.
+
+    Raises:
+        ValueError: There is no such setting.
+    """
+    for name, value in changes.items():
+        config = _replace(config, name.split("."), value, name)
+    return config
+
+
+def _replace(config: Any, path: list[str], value: object, name: str) -> Any:
+    first, *rest = path
+    if first not in {field.name for field in dataclasses.fields(config)}:
+        raise ValueError(f"there is no setting {name}")
+    inner = _replace(getattr(config, first), rest, value, name) if rest else value
+    return dataclasses.replace(config, **{first: inner})

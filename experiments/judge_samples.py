@@ -16,15 +16,14 @@ import numpy as np
 import tyro
 
 from dreamfusion_jax.evaluation.judge import SHIPPED, Judge, load_judge
-from dreamfusion_jax.looks.media import contact_sheet, save_png
+from dreamfusion_jax.looks.media import contact_sheet, enlarge, save_png
 from dreamfusion_jax.priors import toybox
 from dreamfusion_jax.priors.sampling import sample_texts
 from dreamfusion_jax.scene.camera import VIEWS
 from dreamfusion_jax.toybox.bank import allowed_colours
 from dreamfusion_jax.toybox.captions import Vocabulary, caption
 from dreamfusion_jax.toybox.world import CATEGORIES, Scene
-from experiments.errors import one_line_errors
-from experiments.sample import enlarge
+from experiments.command_line import one_line_errors
 
 _BATCH = 24
 
@@ -131,7 +130,7 @@ def judge_samples(config: Arguments) -> str:
             sheet = images.reshape(len(scenes), len(VIEWS), *images.shape[1:])[:16]
             path = config.output.with_stem(f"{config.output.stem}-{title.replace(' ', '-')}")
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_png(path, contact_sheet(enlarge(jnp.asarray(sheet)), [*map(caption, scenes[:16])]))
+            save_png(path, contact_sheet(enlarge(sheet), [*map(caption, scenes[:16])]))
     return "".join(lines)
 
 

@@ -8,43 +8,21 @@ with --resume and that folder.
 
 import contextlib
 import dataclasses
-import json
-import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 import tyro
 
 from dreamfusion_jax import presets
 from dreamfusion_jax.presets import RunConfig
-from dreamfusion_jax.priors.loading import PriorName, load_prior
-from dreamfusion_jax.priors.prior import Prior, PriorParams, encode_prompts
-from dreamfusion_jax.runs.checkpoint import CheckpointError, load_config, save_config
-from dreamfusion_jax.runs.session import Session
-from experiments.errors import one_line_errors
-
-PresetName = Literal[
-    "toybox", "quality", "paper", "paper-if", "paper-sd", "fast-if", "fast-sd", "latent-sd"
-]
-PRESETS: dict[PresetName, tuple[PriorName, RunConfig]] = {
-    "toybox": ("toybox", presets.TOYBOX),
-    "quality": ("toybox", presets.QUALITY),
-    "paper": ("toybox", presets.PAPER),
-    "paper-if": ("deepfloyd", presets.PAPER),
-    "paper-sd": ("stable-diffusion", presets.PAPER),
-    "fast-if": ("deepfloyd", presets.FAST_IF),
-    "fast-sd": ("stable-diffusion", presets.FAST_SD),
-    "latent-sd": ("stable-diffusion", presets.LATENT_SD),
-}
-USUAL: dict[PriorName, PresetName] = {
-    "toybox": "toybox",
-    "oracle": "toybox",
-    "stable-diffusion": "fast-sd",
-    "deepfloyd": "fast-if",
-}
-"""The preset of each prior, where none is named."""
+from dreamfusion_jax.priors.loading import PriorName
+from dreamfusion_jax.runs.loop import Stopped
+from dreamfusion_jax.runs.progress import Reporter
+from dreamfusion_jax.runs.run import Run, RunExistsError, Say, run_folder
+from dreamfusion_jax.runs.settings import RunSettings
+from experiments.command_line import one_line_errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +33,8 @@ class Arguments:
         prompt: What to make, for example "a red mushroom".
         negative_prompt: What to steer away from.
         seed: Of everything random; the same seed gives the same object.
-        preset: "toybox" is made for a CPU and a few minutes, "quality" for three times as
-            many; "paper" is DreamFusion as published (hours on a CPU), "paper-if" and
-            "paper-sd" the same with a pretrained prior; "fast-if" and "fast-sd" want a GPU
-            and less patience; "latent-sd" renders latents, which is faster and coarser.
+        preset: Where the settings begin; see the list above. The usual one of the prior if not
+            given.
         steps: Length of the optimisation; the preset's if not given.
         output: Folder that gets the run's folder.
         resume: Folder of a stopped run to go on with; give no other option with it.
@@ -78,7 +54,7 @@ class Arguments:
     prompt: str = ""
     negative_prompt: str = ""
     seed: int = 0
-    preset: PresetName = "toybox"
+    preset: str = "toybox"
     steps: int | None = None
     output: Path = Path("outputs")
     resume: Path | None = None
@@ -87,10 +63,6 @@ class Arguments:
     image_size: int | None = None
     field: presets.FieldName | None = None
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = presets.TOYBOX
-
-
-LAST_FILE = "mesh.glb"
-"""What a finished run has written last."""
 
 
 _OPTIONS = {
@@ -112,17 +84,18 @@ def parse(argv: list[str]) -> Arguments:
     Raises:
         UsageError: Unknown options, or values that make no sense.
     """
-    prior = _peek(argv, "prior", PriorName)
-    preset = _peek(argv, "preset", PresetName) or USUAL[prior or "toybox"]
-    field = _peek(argv, "field", presets.FieldName)
-    usual_prior, config = PRESETS[preset]
+    prior = _peek(argv, "prior", get_args(PriorName))
+    name = _peek(argv, "preset", [preset.name for preset in presets.PRESETS])
+    field = _peek(argv, "field", get_args(presets.FieldName))
+    preset = presets.preset(name) if name else presets.usual_preset(prior or "toybox")
+    config = preset.config
     if field is not None:
         config = presets.with_field(config, field)
     arguments, unknown = tyro.cli(
         tyro.conf.configure(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)(Arguments),
         args=argv,
-        default=Arguments(preset=preset, prior=usual_prior, config=config),
-        description=__doc__,
+        default=Arguments(preset=preset.name, prior=preset.prior, config=config),
+        description=f"{__doc__}\n{describe_presets()}",
         return_unknown_args=True,
     )
     if unknown:
@@ -134,9 +107,14 @@ def parse(argv: list[str]) -> Arguments:
     return _check(arguments)
 
 
-def _peek(argv: list[str], name: str, kind: Any) -> Any:
-    """Value of one option, one of the words of a Literal, before the rest can be read."""
-    options = get_args(kind)
+def describe_presets() -> str:
+    """A list of the presets for the help."""
+    lines = [f"- {p.name} (prior {p.prior}; {p.cost}): {p.promise}" for p in presets.PRESETS]
+    return "\n".join(["Presets:", *lines])
+
+
+def _peek(argv: list[str], name: str, options: Sequence[str]) -> Any:
+    """Value of one option, one of a few words, before the rest can be read."""
     for at, word in enumerate(argv):
         flag, _, value = word.partition("=")
         if flag == f"--{name}":
@@ -173,52 +151,18 @@ def _check(arguments: Arguments) -> Arguments:
     return dataclasses.replace(arguments, config=config)
 
 
-def slug(prompt: str) -> str:
-    """The prompt as a folder name."""
-    return re.sub("[^a-z0-9]+", "-", prompt.lower()).strip("-")
-
-
-def resumed(folder: Path) -> Arguments:
-    """The arguments that a run's folder was begun with.
-
-    Raises:
-        CheckpointError: The folder is missing or not a run's.
-    """
-    saved = load_config(folder)
-    if "arguments" not in saved:
-        raise CheckpointError(f"{folder} is not the folder of a run")
-    begun = parse(list(saved["arguments"]))
-    if _resolved(begun) != saved["settings"]:
-        raise CheckpointError(f"{folder} was begun with another version's settings")
-    return begun
-
-
-def find_folder(arguments: Arguments) -> Path:
-    """Where a new run will write.
-
-    Raises:
-        UsageError: There is a run already.
-    """
-    folder = arguments.output / f"{slug(arguments.prompt)}-seed{arguments.seed}"
-    if (folder / "config.json").exists():
-        raise UsageError(f"{folder} holds a run already: --resume {folder}, or another --output")
-    return folder
-
-
-def make_folder(folder: Path, arguments: Arguments, argv: list[str]) -> None:
-    """Makes the folder of a new run, with everything that is needed to resume it.
-
-    Raises:
-        UsageError: It cannot be written.
-    """
-    try:
-        save_config(folder, {"arguments": argv, "settings": _resolved(arguments)})
-    except OSError as error:
-        raise UsageError(f"cannot write to {folder}: {error.strerror}") from error
-
-
-def _resolved(arguments: Arguments) -> dict:
-    return json.loads(json.dumps(dataclasses.asdict(arguments), default=str))
+def settings_of(arguments: Arguments) -> RunSettings:
+    """What the command line asks for."""
+    return RunSettings(
+        prompt=arguments.prompt,
+        negative_prompt=arguments.negative_prompt,
+        seed=arguments.seed,
+        prior=arguments.prior,
+        weights=arguments.weights,
+        image_size=arguments.image_size,
+        preset=arguments.preset,
+        config=arguments.config,
+    )
 
 
 @contextlib.contextmanager
@@ -233,47 +177,42 @@ def _options_named() -> Iterator[None]:
         raise UsageError(f"{error} ({', '.join(named)})") from error
 
 
-def start(argv: list[str], loaded: tuple[Prior, PriorParams] | None = None) -> Session:
-    """Reads the command line, loads the prior, encodes the prompt, then opens the folder.
-
-    Nothing is written before everything that can be refused has been accepted.
+def open_run(argv: list[str], say: Say) -> Run:
+    """Starts or resumes the run that a command line asks for.
 
     Args:
         argv: The command line.
-        loaded: The prior, where many runs share one that is in memory already.
+        say: Is told of phases.
 
     Raises:
         ValueError: A request that cannot be carried out.
-        OSError: Weights that cannot be read.
+        OSError: Weights that cannot be read, or a folder that cannot be written.
     """
     arguments = parse(argv)
-    resuming = arguments.resume is not None
-    folder = arguments.resume or find_folder(arguments)
-    if resuming:
-        arguments = resumed(folder)
-    config = arguments.config
-    with _options_named():
-        prior, params = loaded or load_prior(
-            arguments.prior,
-            arguments.prompt,
-            arguments.weights,
-            latent=config.scene.latent,
-            image_size=arguments.image_size,
-        )
-    with _options_named():
-        config.train.distillation.check(prior)
-    text = encode_prompts(
-        prior, params, arguments.prompt, config.train.prompts, arguments.negative_prompt
-    )
-    if not resuming:
-        make_folder(folder, arguments, argv)
-    return Session(text, config, folder, prior, params, arguments.seed)
+    if arguments.resume is not None:
+        return Run.resume(arguments.resume, say=say)
+    folder = run_folder(arguments.output, arguments.prompt, arguments.seed)
+    try:
+        with _options_named():
+            return Run.start(folder, settings_of(arguments), say=say)
+    except RunExistsError:
+        raise UsageError(
+            f"{folder} holds a run already: --resume {folder}, or another --output"
+        ) from None
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs from the command line."""
-    with one_line_errors():
-        start(sys.argv[1:] if argv is None else argv).run()
+    with one_line_errors(), Reporter() as reporter:
+        run = open_run(sys.argv[1:] if argv is None else argv, reporter.say)
+        with run:
+            try:
+                scene = run.train([reporter])
+            except Stopped as stopped:
+                print(f"{stopped}; go on with --resume {run.folder}", file=sys.stderr)
+                raise SystemExit(128 + stopped.signal) from None
+            run.write_results(scene)
+        reporter.say(f"done: {run.folder}")
 
 
 if __name__ == "__main__":

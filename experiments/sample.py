@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from dreamfusion_jax.looks.media import contact_sheet, save_png
+from dreamfusion_jax.looks.media import contact_sheet, enlarge, save_png
 from dreamfusion_jax.priors.loading import load_prior
 from dreamfusion_jax.priors.prompts import PromptConfig, view_prompts
 from dreamfusion_jax.priors.sampling import sample_texts
-from experiments.errors import one_line_errors
-from experiments.run import slug
+from dreamfusion_jax.runs.run import slug
+from experiments.command_line import one_line_errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,12 +81,6 @@ def draw(arguments: Arguments) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     save_png(path, contact_sheet(enlarge(jnp.stack(columns, axis=1)), texts))
     return path
-
-
-def enlarge(images: jax.Array, least: int = 64) -> jax.Array:
-    """Repeats the pixels of [..., H, W, 3] until the pictures are at least so wide."""
-    factor = -(-least // images.shape[-2])
-    return images.repeat(factor, axis=-3).repeat(factor, axis=-2)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -29,7 +29,7 @@ from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.runs.checkpoint import Checkpointer, load_config, save_config
 from dreamfusion_jax.toybox.bank import Bank
 from dreamfusion_jax.toybox.training.data import learning_rate
-from experiments.errors import one_line_errors
+from experiments.command_line import one_line_errors
 from experiments.judge_data import Arguments, Labels, augment, draw, load_views, settings_of
 from experiments.train_toybox import deferred_interrupt
 

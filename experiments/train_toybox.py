@@ -28,7 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dreamfusion_jax.diffusion.checkpoints.weights import save_params
 from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
-from dreamfusion_jax.looks.media import contact_sheet, save_png
+from dreamfusion_jax.looks.media import contact_sheet, enlarge, save_png
 from dreamfusion_jax.priors.sampling import sample_texts
 from dreamfusion_jax.priors.toybox import ToyboxPrior
 from dreamfusion_jax.runs.checkpoint import Checkpointer, load_config, save_config
@@ -36,8 +36,7 @@ from dreamfusion_jax.toybox import architecture
 from dreamfusion_jax.toybox.tokenizer import build_tokenizer
 from dreamfusion_jax.toybox.training.data import FULL, SMALL, Settings, grid_captions, load_pictures
 from dreamfusion_jax.toybox.training.model import State, init_state, make_networks, train_step
-from experiments.errors import one_line_errors
-from experiments.sample import enlarge
+from experiments.command_line import one_line_errors
 
 PRESETS = {"small": SMALL, "full": FULL}
 GRID_VIEWS = ("front view", "left view", "back view", "right view", "overhead view")

@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import pathlib
+import re
 
 import pytest
 
@@ -84,7 +85,11 @@ def flags_in(source):
     }
     for node in ast.walk(tree):
         text = node.value if isinstance(node, ast.Constant) else None
-        if isinstance(text, str) and id(node) not in documents and "--" in text:
+        if (
+            isinstance(text, str)
+            and id(node) not in documents
+            and re.search(" .*--[a-z]|--[a-z].* ", text)
+        ):
             yield text
 
 

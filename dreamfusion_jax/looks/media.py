@@ -46,6 +46,13 @@ def contact_sheet(
     return np.concatenate([_write_labels(labels, height, padding), sheet], axis=1)
 
 
+def enlarge(images: Float[Images, "*batch H W 3"], least: int = 64) -> np.ndarray:
+    """Repeats the pixels of pictures until they are at least so wide."""
+    images = np.asarray(images)
+    factor = -(-least // images.shape[-2])
+    return images.repeat(factor, axis=-3).repeat(factor, axis=-2)
+
+
 def side_by_side(*videos: Float[Images, "*batch H _ 3"]) -> Float[np.ndarray, "*batch H _ 3"]:
     """Images or videos of one height and length next to each other, left to right."""
     return np.concatenate([np.asarray(video) for video in videos], axis=-2)

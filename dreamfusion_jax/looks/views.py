@@ -11,7 +11,7 @@ from dreamfusion_jax.looks.latents import Decoder, decode_view
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.scene.camera import Camera
 from dreamfusion_jax.scene.field import Params
-from dreamfusion_jax.scene.lighting import headlight
+from dreamfusion_jax.scene.lighting import Lighting, headlight
 from dreamfusion_jax.scene.render import SceneModel, render_image
 
 
@@ -38,6 +38,7 @@ def look(
     scene: SceneModel,
     params: Params,
     camera: Camera,
+    lighting: Lighting | None = None,
     *,
     size: int,
     variance: Float[Array, ""],
@@ -50,6 +51,7 @@ def look(
         scene: The scene.
         params: Its parameters.
         camera: One camera.
+        lighting: One light; None for one above and beside the camera.
         size: Height and width, pixels.
         variance: lambda_Sigma of the finished scene.
         backdrop: Grey behind the object, in the place of the scene's own background.
@@ -64,7 +66,10 @@ def look(
             raise ValueError("a latent scene is looked at through a decoder")
         picture = decode_view(decoder, scene, params, camera, variance=variance).picture
         picture = jax.image.resize(picture, (size, size, 3), "linear")
-    return _look(scene, params, camera, picture, size=size, variance=variance, backdrop=backdrop)
+    lighting = headlight(camera.position) if lighting is None else lighting
+    return _look(
+        scene, params, camera, lighting, picture, size=size, variance=variance, backdrop=backdrop
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("scene", "size"))
@@ -72,6 +77,7 @@ def _look(
     scene: SceneModel,
     params: Params,
     camera: Camera,
+    lighting: Lighting,
     picture: Float[Array, "H W 3"] | None,
     *,
     size: int,
@@ -86,7 +92,7 @@ def _look(
         dataclasses.replace(scene, sampling=sampling),
         params,
         camera,
-        headlight(camera.position),
+        lighting,
         height=size,
         width=size,
         variance=variance,
@@ -111,18 +117,19 @@ def look_around(
     scene: SceneModel,
     params: Params,
     cameras: Camera,
+    lighting: Lighting | None = None,
     *,
     size: int,
     variance: Float[Array, ""],
     backdrop: ScalarLike,
     decoder: Decoder | None = None,
 ) -> Looks:
-    """`look` for each of [V] cameras; one at a time, which bounds the memory."""
+    """`look` for each of [V] cameras and lights; one at a time, which bounds the memory."""
     views = [
         look(
             scene,
             params,
-            jax.tree.map(lambda x, i=i: x[i], cameras),
+            *jax.tree.map(lambda x, i=i: x[i], (cameras, lighting)),
             size=size,
             variance=variance,
             backdrop=backdrop,

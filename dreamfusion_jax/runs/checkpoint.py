@@ -4,7 +4,8 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -12,6 +13,11 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 _State = TypeVar("_State")
+_T = TypeVar("_T")
+
+
+_FULL = 1 << 20
+"""Bytes; with less room than this a disk is called full."""
 
 
 class CheckpointError(ValueError):
@@ -45,6 +51,10 @@ def load_config(folder: str | pathlib.Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} is not a configuration: it holds no JSON object")
     return config
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint is there, but cannot be read."""
 
 
 class Checkpointer:
@@ -87,12 +97,22 @@ class Checkpointer:
         """Saves a pytree of arrays; returns when it is on disk.
 
         Raises:
-            CheckpointError: If the folder has a checkpoint of this or a later step.
+            CheckpointError: The folder has a checkpoint of this or a later step, or it cannot
+                be written; the checkpoints before stay as they are.
         """
         latest = self.latest_step()
         if latest is not None and step <= latest:
             raise CheckpointError(f"{self.folder} already has a checkpoint of step {latest}")
-        self._manager.save(step, args=ocp.args.StandardSave(_flatten(state)))
+        if not self.folder.is_dir() and latest is None and "_manager" in vars(self):
+            raise CheckpointError(f"the folder {self.folder} is gone")
+        try:
+            self._manager.save(step, args=ocp.args.StandardSave(_flatten(state)))
+        except Exception as error:  # orbax documents no exceptions for what a disk refuses.
+            kept = "there is none before" if latest is None else f"that of step {latest} is kept"
+            raise CheckpointError(
+                f"checkpoint {step} cannot be written to {self.folder} "
+                f"({_disk_trouble(self.folder, error)}); {kept}"
+            ) from error
 
     def latest_step(self) -> int | None:
         """The step of the last checkpoint; `None` if there is none."""
@@ -112,26 +132,82 @@ class Checkpointer:
             CheckpointError: If the folder or the checkpoint is missing, does not fit the
                 template or cannot be read.
         """
-        if not self.folder.is_dir():
-            raise CheckpointError(f"there is no folder {self.folder}")
-        if self.latest_step() is None:
-            raise CheckpointError(f"{self.folder} has no checkpoints")
-        steps = sorted(self._manager.all_steps())
+        steps = self._steps()
         step = steps[-1] if step is None else step
         if step not in steps:
             raise CheckpointError(f"{self.folder} has no checkpoint of step {step}, only {steps}")
         template = _flatten(template_state)
+        saved = self._read(step, lambda: self._manager.item_metadata(step).tree)
+        self._check_fit(step, saved, template)
+        arrays = self._read(
+            step, lambda: self._manager.restore(step, args=ocp.args.StandardRestore(template))
+        )
+        return _unflatten(arrays, template_state)
+
+    def restore_newest(self, template_state: _State) -> tuple[_State, str]:
+        """The newest state that can be read; damaged ones are put aside.
+
+        Args:
+            template_state: See `restore`.
+
+        Returns:
+            The state, and a line about what was damaged ("" if nothing was).
+
+        Raises:
+            CheckpointError: See `restore`, where that holds for every checkpoint.
+        """
+        steps, note = self._steps(), ""
+        for step in reversed(steps):
+            try:
+                return self.restore(template_state, step), note
+            except DamagedCheckpointError as error:
+                if step == steps[0]:
+                    raise
+                note = f"{error}; going on from the one before"
+                self._put_aside(step)
+        raise AssertionError("unreachable: there is at least one step")
+
+    def restore_part(self, template: _State, prefix: str) -> _State:
+        """A part of the last state, such as its parameters, whatever else it holds.
+
+        Args:
+            template: Structure, shapes and dtypes of the part.
+            prefix: Where in the state it is, as `jax.tree_util.keystr` writes it: ".params".
+
+        Raises:
+            CheckpointError: See `restore`.
+        """
+        step = self._steps()[-1]
+        saved = self._read(step, lambda: dict(self._manager.item_metadata(step).tree))
+        part = {prefix + name: leaf for name, leaf in _flatten(template).items()}
+        self._check_fit(step, {k: v for k, v in saved.items() if k.startswith(prefix)}, part)
+        whole = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in saved.items()}
+        arrays = self._read(
+            step, lambda: self._manager.restore(step, args=ocp.args.StandardRestore(whole))
+        )
+        return _unflatten({name.removeprefix(prefix): x for name, x in arrays.items()}, template)
+
+    def _steps(self) -> list[int]:
+        if not self.folder.is_dir():
+            raise CheckpointError(f"there is no folder {self.folder}")
+        if self.latest_step() is None:
+            raise CheckpointError(f"{self.folder} has no checkpoints")
+        return sorted(self._manager.all_steps())
+
+    def _read(self, step: int, read: Callable[[], _T]) -> _T:
         try:
-            saved = self._manager.item_metadata(step).tree
-            self._check_fit(step, saved, template)
-            arrays = self._manager.restore(step, args=ocp.args.StandardRestore(template))
-        except CheckpointError:
-            raise
+            return read()
         except Exception as error:  # orbax documents no exceptions for damaged files.
-            raise CheckpointError(
+            raise DamagedCheckpointError(
                 f"checkpoint {step} in {self.folder} cannot be read: {_first_line(error)}"
             ) from error
-        return _unflatten(arrays, template_state)
+
+    def _put_aside(self, step: int) -> None:
+        """Renames a damaged checkpoint, so that one of its step can be written again."""
+        aside = self.folder / f"damaged-checkpoint-{step}"
+        shutil.rmtree(aside, ignore_errors=True)
+        (self.folder / "checkpoints" / str(step)).rename(aside)
+        self._manager.reload()
 
     def _check_fit(self, step: int, saved: dict[str, Any], template: dict[str, Any]) -> None:
         """Compares names, shapes and dtypes, and names the first difference."""
@@ -166,3 +242,15 @@ def _unflatten(arrays: Mapping[str, Any], template: _State) -> _State:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def _disk_trouble(folder: pathlib.Path, error: Exception) -> str:
+    """Why a checkpoint could not be written, as far as can be told."""
+    if not folder.is_dir():
+        return "the folder is gone"
+    if not os.access(folder, os.W_OK):
+        return "the folder is read-only"
+    text = str(error)
+    if "No space left" in text or shutil.disk_usage(folder).free < _FULL:
+        return "the disk is full"
+    return _first_line(error)

@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import pytest
 from PIL import Image
 
-from dreamfusion_jax.distillation.train import init_state, train_step
 from dreamfusion_jax.evaluation.judge import Judge, JudgeConfig, save_judge
 from dreamfusion_jax.evaluation.measuring import Judgement, Row
+from dreamfusion_jax.evaluation.report import write_table
 from dreamfusion_jax.evaluation.truth_metrics import Measures
-from dreamfusion_jax.runs.checkpoint import Checkpointer
 from dreamfusion_jax.toybox.world import Scene
 from experiments import run
-from experiments.evaluate import main, write_table
+from experiments.evaluate import main
 
 SIZE = 24
 RUN = [
@@ -30,14 +29,9 @@ RUN = [
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder with its settings and last state, but no pictures."""
     argv = [*RUN, "--output", str(tmp_path_factory.mktemp("outputs"))]
-    session = run.start(argv)
-    train = session.config.train
-    state = init_state(session.model, train, session.seed)
-    for _ in range(train.steps):
-        state, _ = train_step(state, None, session.text, model=session.model, config=train)
-    with Checkpointer(session.folder) as checkpoints:
-        checkpoints.save(train.steps, state)
-    return session.folder
+    with run.open_run(argv, say=print) as begun:
+        begun.train()
+    return begun.folder
 
 
 def _numbers(line: str) -> list[str]:
@@ -102,7 +96,7 @@ def test_the_summary_counts() -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--seeds", "-1", "--judge", "None"], "--seed"),
+        (["--seeds", "-1", "--judge", "None"], "seed must not be negative"),
         (["--runs", "/nowhere", "--judge", "None"], "/nowhere"),
         (["--runs", "x", "--size", "2"], "--size"),
         (["--runs", "x", "--judge", "/nowhere"], "experiments.train_judge"),

@@ -22,13 +22,13 @@ from PIL import Image
 from dreamfusion_jax.distillation.adam import AdamConfig
 from dreamfusion_jax.distillation.losses import LossConfig
 from dreamfusion_jax.distillation.sds import Sds
-from dreamfusion_jax.distillation.train import Model, TrainConfig, init_state
+from dreamfusion_jax.distillation.train import TrainConfig
 from dreamfusion_jax.looks.latents import DecodedView, Decoder, decode_view, fit_colours
 from dreamfusion_jax.looks.views import look
 from dreamfusion_jax.presets import OutputConfig, RunConfig
-from dreamfusion_jax.priors.prompts import Text
-from dreamfusion_jax.runs.checkpoint import Checkpointer
-from dreamfusion_jax.runs.session import Session
+from dreamfusion_jax.runs.run import Run
+from dreamfusion_jax.runs.settings import RunSettings
+from dreamfusion_jax.runs.trained_scene import TrainedScene
 from dreamfusion_jax.scene.camera import CameraConfig
 from dreamfusion_jax.scene.encoding import GridConfig
 from dreamfusion_jax.scene.field import EnvironmentMap, GridField
@@ -142,18 +142,26 @@ RUN = RunConfig(
 )
 
 
-def test_a_latent_run_finds_the_mean_of_its_prior_and_shows_it_decoded(tmp_path):
-    prior = LatentPrior(SCHEDULE, image_size=8)
-    truth = np.tile(AROUND, (8, 8, 1))
-    truth[2:6, 2:6] = OBJECT
-    mean = jnp.array(truth.reshape(64, 4), jnp.float32)
-    text = Text(jnp.tile(mean, (4, 1, 1)), mean, mean)
-    Session(text, RUN, tmp_path, prior, LatentPrior.params(), seed=0).run()
+TRUTH = np.tile(AROUND, (8, 8, 1))
+TRUTH[2:6, 2:6] = OBJECT
 
-    with Checkpointer(tmp_path) as checkpoints:
-        state = checkpoints.restore(init_state(Model(RUN.scene, prior), RUN.train, seed=0))
-    decoder, camera = Decoder(prior, LatentPrior.params()), one_camera(0.5, 0.4, 1.3, 1.1)
-    seen = decode_view(decoder, RUN.scene, state.params, camera, variance=ZERO)
+
+class SquarePrior(LatentPrior):
+    """A latent prior that takes every prompt to mean the square of `TRUTH`."""
+
+    def encode_text(self, params, prompts):
+        return jnp.tile(jnp.array(TRUTH.reshape(1, 64, 4), jnp.float32), (len(prompts), 1, 1))
+
+
+def test_a_latent_run_finds_the_mean_of_its_prior_and_shows_it_decoded(tmp_path):
+    prior = SquarePrior(SCHEDULE, image_size=8)
+    loaded = (prior, LatentPrior.params())
+    with Run.start(tmp_path, RunSettings("a square", RUN), loaded) as run:
+        run.write_results(run.train())
+
+    decoder, camera = Decoder(*loaded), one_camera(0.5, 0.4, 1.3, 1.1)
+    trained, truth = TrainedScene.load(tmp_path, decoder), TRUTH
+    seen = decode_view(decoder, RUN.scene, trained.params, camera, variance=ZERO)
     # The square's rim and corners are beyond so coarse a grid.
     errors, opacity = np.abs(np.asarray(seen.latents) - truth), np.asarray(seen.opacity)
     assert opacity[3:5, 3:5].min() > 0.95 and opacity[[0, -1]].max() < 0.2

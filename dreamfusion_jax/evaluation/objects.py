@@ -1,0 +1,59 @@
+"""Objects to measure: many runs of toybox prompts, made once and then read."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dreamfusion_jax.presets import Preset
+from dreamfusion_jax.priors import toybox
+from dreamfusion_jax.runs.files import CONFIG
+from dreamfusion_jax.runs.run import LoadedPrior, Run, is_finished, run_folder
+from dreamfusion_jax.runs.settings import RunSettings
+
+
+def make_objects(
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    output: Path,
+    preset: Preset,
+    loaded: LoadedPrior | None = None,
+    say: Callable[[str], None] = lambda phase: None,
+) -> tuple[Path, ...]:
+    """Runs every prompt with every seed, with one prior for all.
+
+    What is finished is left alone, and what was stopped is gone on with.
+
+    Args:
+        prompts: What to make.
+        seeds: One object of each prompt for each.
+        output: Folder of the runs' folders.
+        preset: Settings of all of them; what they write is cut down to what is measured.
+        loaded: The prior and its parameters; the embedded one if not given.
+        say: Is told of phases.
+
+    Returns:
+        The folders.
+    """
+    folders = []
+    for seed, prompt in itertools.product(seeds, prompts):
+        folder = run_folder(output, prompt, seed)
+        folders.append(folder)
+        if is_finished(folder):
+            continue
+        loaded = loaded or toybox.load()
+        say(f"making {folder}")
+        settings = RunSettings(
+            prompt, _brief(preset), seed=seed, prior=preset.prior, preset=preset.name
+        )
+        begun = (folder / CONFIG).exists()
+        run = Run.resume(folder, loaded) if begun else Run.start(folder, settings, loaded)
+        with run:
+            run.write_results(run.train())
+    return tuple(folders)
+
+
+def _brief(preset: Preset):
+    """The measures look at the objects themselves, and need no turntables."""
+    least = dataclasses.replace(preset.config.output, preview_every=10**9, frames=4, size=64)
+    return dataclasses.replace(preset.config, output=least)

@@ -1,0 +1,85 @@
+"""One change of the settings at a time, each measured against the truth."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dreamfusion_jax.evaluation.measuring import (
+    Jury,
+    Row,
+    draw_sheet,
+    look_at,
+    measure,
+    portrait_of,
+)
+from dreamfusion_jax.evaluation.objects import make_objects
+from dreamfusion_jax.evaluation.truth_metrics import AZIMUTHS, truth_portrait
+from dreamfusion_jax.looks.media import save_png
+from dreamfusion_jax.presets import Preset, changed
+from dreamfusion_jax.runs.run import LoadedPrior, load_finished, slug
+from dreamfusion_jax.toybox.captions import Vocabulary
+
+Change = Mapping[str, object]
+"""Dotted names of settings of a `RunConfig`, and their values."""
+
+
+def study(
+    changes: Mapping[str, Change],
+    preset: Preset,
+    prompts: Sequence[str],
+    seed: int,
+    output: Path,
+    jury: Jury,
+    size: int,
+    loaded: LoadedPrior | None = None,
+    say: Callable[[str], None] = lambda phase: None,
+) -> str:
+    """Makes the same prompts with the same seed under every change.
+
+    Args:
+        changes: Of the preset, by name.
+        preset: What is changed.
+        prompts: What to make with each.
+        seed: Of all objects.
+        output: Folder of the sheets and the runs; what is finished there is not made again.
+        jury: Judges portraits.
+        size: Height and width of the measured views, pixels.
+        loaded: The prior; the embedded one if not given.
+        say: Is told of phases.
+
+    Returns:
+        A table as Markdown.
+    """
+    header = "| change | IoU | PSNR | facing | colours right | haze | judge | IoU of each |\n"
+    lines = []
+    for name, change in changes.items():
+        say(f"== {name}")
+        folder, rows = output / slug(name), []
+        varied = dataclasses.replace(preset, config=changed(preset.config, change))
+        for run in make_objects(prompts, (seed,), folder, varied, loaded, say):
+            settings, trained = load_finished(run)
+            scene, looks = Vocabulary().scene(settings.prompt), look_at(trained, size)
+            truth = truth_portrait(scene, size=size)
+            save_png(folder / f"{run.name}.png", draw_sheet(looks, truth))
+            rows.append(measure(settings.prompt, scene, portrait_of(looks), jury))
+        lines.append(line_of(name, rows))
+    return header + "| --- " * 8 + "|\n" + "".join(lines)
+
+
+def line_of(name: str, rows: list[Row]) -> str:
+    """A line of the table: means over the prompts, and each prompt's overlap."""
+    values = [row.measures for row in rows]
+    judged = [row.judgement.category for row in rows if row.judgement]
+    cells = [
+        name,
+        f"{np.mean([m.iou for m in values]):.3f}",
+        f"{np.mean([m.psnr for m in values]):.1f}",
+        f"{np.mean([m.facing for m in values]):+.2f}",
+        f"{sum(m.colour == row.scene.colour for m, row in zip(values, rows, strict=True))}",
+        f"{np.mean([m.haze for m in values]):.2f}",
+        f"{np.mean(judged):.1f}/{AZIMUTHS}" if judged else "-",
+        ", ".join(f"{row.name} {row.measures.iou:.2f}" for row in rows),
+    ]
+    return f"| {' | '.join(cells)} |\n"

@@ -1,0 +1,59 @@
+"""What a run draws of its scene: previews, the turntable and the mesh."""
+
+from pathlib import Path
+
+import numpy as np
+
+from dreamfusion_jax.export.mesh import save_mesh
+from dreamfusion_jax.looks.media import contact_sheet, save_png, save_video, side_by_side
+from dreamfusion_jax.presets import OutputConfig
+from dreamfusion_jax.runs.files import MESH, PREVIEW, TURNTABLE, write_whole
+from dreamfusion_jax.runs.trained_scene import TrainedScene
+
+_PREVIEW_VIEWS = 8
+_FPS = 24.0
+
+
+def write_preview(path: Path, scene: TrainedScene, output: OutputConfig, size: int) -> None:
+    """Eight azimuths in colour, shaded, textureless and normals, as one PNG file.
+
+    Args:
+        path: The file.
+        scene: What to draw.
+        output: From where.
+        size: Height and width of each tile, pixels.
+    """
+    looks = scene.look(output.cameras(_PREVIEW_VIEWS), size=size, backdrop=output.backdrop)
+    path.parent.mkdir(exist_ok=True)
+    rows = np.stack([looks.color, looks.shaded, looks.textureless, looks.normals])
+    labels = ["colour", "shaded", "textureless", "normals"]
+    write_whole(path, lambda part: save_png(part, contact_sheet(rows, labels)))
+
+
+def write_turntable(path: Path, scene: TrainedScene, output: OutputConfig) -> None:
+    """A video of the scene turning once: colour, textureless and normals side by side."""
+    cameras = output.cameras(output.frames)
+    looks = scene.look(cameras, size=output.size, backdrop=output.backdrop)
+    video = side_by_side(looks.color, looks.textureless, looks.normals)
+    write_whole(path, lambda part: save_video(part, video, _FPS))
+
+
+def write_mesh(path: Path, scene: TrainedScene, output: OutputConfig) -> None:
+    """The surface with vertex colours.
+
+    Raises:
+        ValueError: The scene is empty.
+    """
+    mesh = scene.mesh(output.mesh_resolution, cameras=output.cameras(_PREVIEW_VIEWS))
+    write_whole(path, lambda part: save_mesh(mesh, part))
+
+
+def write_results(folder: Path, scene: TrainedScene, output: OutputConfig) -> None:
+    """Every file of a finished run; the mesh comes last.
+
+    Raises:
+        ValueError: The scene is empty.
+    """
+    write_preview(folder / PREVIEW, scene, output, output.size)
+    write_turntable(folder / TURNTABLE, scene, output)
+    write_mesh(folder / MESH, scene, output)

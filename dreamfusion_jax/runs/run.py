@@ -1,0 +1,274 @@
+"""A run: from settings and a folder to a trained scene, in a way that cannot be lost.
+
+    with Run.start(folder, settings) as run:
+        scene = run.train()
+        run.write_results(scene)
+
+Whatever ends the program in between, `Run.resume(folder)` goes on to the same result.
+"""
+
+import contextlib
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from dreamfusion_jax.distillation.train import Model, TrainState, init_state, train_step
+from dreamfusion_jax.looks.latents import Decoder
+from dreamfusion_jax.priors.loading import load_prior
+from dreamfusion_jax.priors.prior import Prior, PriorParams, encode_prompts
+from dreamfusion_jax.runs.checkpoint import Checkpointer, CheckpointError, load_config, save_config
+from dreamfusion_jax.runs.files import CONFIG, LAST, METRICS, locked
+from dreamfusion_jax.runs.loop import Moment, Observer, Values, iterate, stop_on_signals
+from dreamfusion_jax.runs.metrics import Metrics
+from dreamfusion_jax.runs.results import write_preview, write_results
+from dreamfusion_jax.runs.settings import RunSettings, describe_run, read_settings
+from dreamfusion_jax.runs.trained_scene import TrainedScene, load_scene
+
+LoadedPrior = tuple[Prior, PriorParams]
+"""A prior with its parameters, where many runs share one that is in memory already."""
+
+Say = Callable[[str], None]
+"""Is told what phase a run is in."""
+
+
+class RunExistsError(ValueError):
+    """There is a run in the folder already.
+
+    Attributes:
+        folder: Where.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder} holds a run already")
+        self.folder = folder
+
+
+def run_folder(output: Path, prompt: str, seed: int) -> Path:
+    """The folder of a run of a prompt and a seed, below an output folder."""
+    return output / f"{slug(prompt)}-seed{seed}"
+
+
+def slug(prompt: str) -> str:
+    """A prompt as part of a file name."""
+    return re.sub("[^a-z0-9]+", "-", prompt.lower()).strip("-")
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run has written everything."""
+    return (folder / LAST).exists()
+
+
+class Run:
+    """One scene in training, and its folder. Made by `start` or `resume`.
+
+    No other program can write to the folder until `close`, or the end of a `with` block.
+
+    Args:
+        folder: Locked, with its config.json.
+        settings: What it was asked for.
+        loaded: The prior, and its parameters.
+        lock: What holds the folder.
+        say: Is told of phases.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: RunSettings,
+        loaded: LoadedPrior,
+        lock: contextlib.ExitStack,
+        say: Say,
+    ) -> None:
+        self.folder, self.settings, self.config = folder, settings, settings.config
+        self.say, self._lock = say, lock
+        prior, self._prior_params = loaded
+        self.model = Model(self.config.scene, prior)
+        self._decoder = Decoder(*loaded) if self.config.scene.latent else None
+        say("encoding the prompt")
+        self.text = encode_prompts(
+            prior,
+            self._prior_params,
+            settings.prompt,
+            self.config.train.prompts,
+            settings.negative_prompt,
+        )
+
+    @classmethod
+    def start(
+        cls,
+        folder: Path,
+        settings: RunSettings,
+        loaded: LoadedPrior | None = None,
+        say: Say = lambda phase: None,
+    ) -> "Run":
+        """Begins a run; writes nothing before all that can be refused has been accepted.
+
+        Args:
+            folder: Its new folder.
+            settings: What to make.
+            loaded: The prior, if it is in memory already.
+            say: Is told of phases.
+
+        Raises:
+            RunExistsError: There is a run in the folder.
+            CheckpointError: The folder cannot be written, or is in use.
+            ValueError: A request that cannot be carried out.
+            OSError: Weights that cannot be read.
+        """
+        if (folder / CONFIG).exists():
+            raise RunExistsError(folder)
+        loaded = loaded or _load(settings, say)
+        settings.config.train.distillation.check(loaded[0])
+        with contextlib.ExitStack() as lock:
+            run = cls(folder, settings, loaded, lock, say)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                lock.enter_context(locked(folder))
+                if (folder / CONFIG).exists():  # Another program was quicker.
+                    raise RunExistsError(folder)
+                save_config(folder, describe_run(settings))
+            except OSError as error:
+                raise CheckpointError(f"cannot write to {folder}: {error.strerror}") from error
+            run._lock = lock.pop_all()
+        return run
+
+    @classmethod
+    def resume(
+        cls, folder: Path, loaded: LoadedPrior | None = None, say: Say = lambda phase: None
+    ) -> "Run":
+        """Goes on with a run that was stopped, from its last checkpoint.
+
+        Args:
+            folder: Of the run.
+            loaded: The prior, if it is in memory already.
+            say: Is told of phases.
+
+        Raises:
+            CheckpointError: The folder is missing, not a run's, or in use.
+            ValueError: See `start`.
+            OSError: See `start`.
+        """
+        settings = read_settings(load_config(folder), folder)
+        with contextlib.ExitStack() as lock:
+            lock.enter_context(locked(folder))
+            run = cls(folder, settings, loaded or _load(settings, say), lock, say)
+            run._lock = lock.pop_all()
+        return run
+
+    def close(self) -> None:
+        """Lets other programs write to the folder."""
+        self._lock.close()
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def train(self, observers: Sequence[Observer[TrainState]] = ()) -> TrainedScene:
+        """Trains from the last checkpoint, or from the start, to the end.
+
+        SIGINT (Ctrl-C) and SIGTERM end it after the step in hand, which is then saved.
+
+        Args:
+            observers: Told of every step, after the run has written what it writes.
+
+        Raises:
+            Stopped: A signal came; the state is saved.
+            NotFiniteError: The loss or its gradient was not finite.
+            CheckpointError: A checkpoint cannot be written, or none can be read.
+            OSError: Another file cannot be written.
+        """
+        with Checkpointer(self.folder) as checkpoints, stop_on_signals() as stop:
+            state = self._begin(checkpoints)
+            first, total = int(state.step), self.config.train.steps
+            metrics = Metrics(self.folder / METRICS, first, self.config.output.checkpoint_every)
+            keep = _Keeper(self, checkpoints)
+            if first < total:
+                self.say("compiling")
+            state = iterate(
+                self._advance,
+                state,
+                first=first,
+                total=total,
+                observers=[metrics, keep, *observers],
+                stop=stop,
+            )
+        return self.scene(state)
+
+    def scene(self, state: TrainState) -> TrainedScene:
+        """The scene of a state; it lives as long as the state, which the next step takes."""
+        train = self.config.train
+        about = {"prompt": self.settings.prompt, "seed": str(self.settings.seed)}
+        blur = train.variance(train.steps, train.steps)
+        return TrainedScene(self.config.scene, state.params, blur, self._decoder, about)
+
+    def write_results(self, scene: TrainedScene) -> None:
+        """Draws preview.png, turntable.mp4 and mesh.glb.
+
+        Raises:
+            ValueError: The scene is empty.
+        """
+        self.say("drawing the turntable and the mesh")
+        write_results(self.folder, scene, self.config.output)
+
+    def _begin(self, checkpoints: Checkpointer) -> TrainState:
+        state = init_state(self.model, self.config.train, self.settings.seed)
+        if checkpoints.latest_step() is None:
+            return state
+        state, note = checkpoints.restore_newest(state)
+        if note:
+            self.say(note)
+        self.say(f"going on from step {int(state.step)}")
+        return state
+
+    def _advance(self, state: TrainState) -> tuple[TrainState, Values]:
+        return train_step(
+            state, self._prior_params, self.text, model=self.model, config=self.config.train
+        )
+
+
+class _Keeper:
+    """Writes previews and checkpoints when their turn has come; an observer."""
+
+    def __init__(self, run: Run, checkpoints: Checkpointer) -> None:
+        self.run, self.checkpoints = run, checkpoints
+
+    def __call__(self, moment: Moment[TrainState]) -> None:
+        output = self.run.config.output
+        if moment.due(output.preview_every) and not moment.last:
+            path = self.run.folder / "previews" / f"{moment.step:06d}.png"
+            write_preview(path, self.run.scene(moment.state), output, output.preview_size)
+        if moment.due(output.checkpoint_every) or moment.last or moment.stopping:
+            self.checkpoints.save(moment.step, moment.state)
+
+
+def _load(settings: RunSettings, say: Say) -> LoadedPrior:
+    say(f"loading the prior {settings.prior}" + (f" ({settings.weights})" * bool(settings.weights)))
+    return load_prior(
+        settings.prior,
+        settings.prompt,
+        settings.weights,
+        latent=settings.config.scene.latent,
+        image_size=settings.image_size,
+    )
+
+
+def load_finished(folder: Path) -> tuple[RunSettings, TrainedScene]:
+    """Settings and scene of a run that was trained to its end.
+
+    Raises:
+        CheckpointError: The folder is not that of a run, or it is not finished.
+    """
+    settings = read_settings(load_config(folder), folder)
+    with Checkpointer(folder) as checkpoints:
+        step = checkpoints.latest_step() or 0
+    if step < settings.config.train.steps:
+        raise CheckpointError(f"{folder} is at step {step} of {settings.config.train.steps}")
+    return settings, load_scene(folder, settings)

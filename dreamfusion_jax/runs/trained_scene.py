@@ -1,0 +1,203 @@
+"""A trained scene: what everything after training takes, whatever trained it."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from trimesh import Trimesh
+
+from dreamfusion_jax.export.mesh import extract_mesh
+from dreamfusion_jax.looks.latents import Decoder, scene_colours
+from dreamfusion_jax.looks.views import Looks, look_around
+from dreamfusion_jax.presets import OutputConfig
+from dreamfusion_jax.priors.loading import load_prior
+from dreamfusion_jax.runs.checkpoint import Checkpointer, CheckpointError, load_config
+from dreamfusion_jax.runs.files import write_whole
+from dreamfusion_jax.runs.settings import RunSettings, from_json, read_settings, to_json
+from dreamfusion_jax.scene.camera import Camera
+from dreamfusion_jax.scene.field import Params
+from dreamfusion_jax.scene.lighting import Lighting
+from dreamfusion_jax.scene.render import SceneModel
+
+SUFFIX = ".safetensors"
+_FORMAT = "1"
+_COLOUR_VIEWS = 8
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainedScene:
+    """A scene with its parameters, ready to be looked at and exported.
+
+    Attributes:
+        model: Field, background and sampling.
+        params: Their parameters.
+        variance: lambda_Sigma of the finished scene, the blur of the field's queries.
+        decoder: Makes pictures of a latent scene; None for all others.
+        about: What is known of its making, such as its prompt.
+    """
+
+    model: SceneModel
+    params: Params
+    variance: Float[Array, ""]
+    decoder: Decoder | None = None
+    about: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def look(
+        self,
+        cameras: Camera,
+        lighting: Lighting | None = None,
+        *,
+        size: int = 128,
+        backdrop: float = 0.85,
+    ) -> Looks:
+        """What cameras [V] see: colour, shaded, textureless, normals and opacity.
+
+        Args:
+            cameras: Where to look from.
+            lighting: [V] lights; None for one above and beside each camera.
+            size: Height and width, pixels.
+            backdrop: Grey behind the object, in the place of the scene's own background.
+
+        Raises:
+            ValueError: A latent scene without a decoder.
+        """
+        return look_around(
+            self.model,
+            self.params,
+            cameras,
+            lighting,
+            size=size,
+            variance=self.variance,
+            backdrop=backdrop,
+            decoder=self.decoder,
+        )
+
+    def mesh(self, resolution: int = 96, *, cameras: Camera | None = None) -> Trimesh:
+        """The surface of the scene with vertex colours; see `export.mesh.extract_mesh`.
+
+        Args:
+            resolution: Samples along each axis of the grid of marching cubes.
+            cameras: [V] views of a latent scene that its colours are taken from; None for
+                eight around it.
+
+        Raises:
+            ValueError: The scene is empty, or latent without a decoder.
+        """
+        colours = None
+        if self.model.latent:
+            if self.decoder is None:
+                raise ValueError("a latent scene is looked at through a decoder")
+            cameras = OutputConfig().cameras(_COLOUR_VIEWS) if cameras is None else cameras
+            colours = scene_colours(
+                self.decoder, self.model, self.params, cameras, variance=self.variance
+            )
+
+        @jax.jit
+        def query(params: Params, points: jax.Array) -> tuple[jax.Array, jax.Array]:
+            spread = jnp.broadcast_to(self.variance, points.shape[:-1])
+            density, albedo = self.model.field(params["field"], points, spread)
+            return density, albedo if colours is None else colours(albedo)
+
+        return extract_mesh(
+            lambda points: query(self.params, points)[0],
+            lambda points: query(self.params, points)[1],
+            radius=self.model.sampling.radius,
+            resolution=resolution,
+        )
+
+    def save(self, path: Path) -> None:
+        """Writes one file with all that is needed to look at the scene and to export it.
+
+        Args:
+            path: Its name ends in ".safetensors". A latent scene's decoder is not in it.
+
+        Raises:
+            ValueError: Another suffix.
+            OSError: It cannot be written.
+        """
+        if path.suffix != SUFFIX:
+            raise ValueError(f"a scene is written as {SUFFIX}, not as {path.suffix!r}")
+        leaves, _ = jax.tree_util.tree_flatten_with_path(self.params)
+        arrays = {jax.tree_util.keystr(at): np.asarray(leaf) for at, leaf in leaves}
+        description = {
+            "format": _FORMAT,
+            "scene": json.dumps(to_json(self.model, _SCENE)),
+            "variance": repr(float(self.variance)),
+            "about": json.dumps(self.about),
+        }
+        write_whole(path, lambda part: save_file(arrays, part, description))
+
+    @classmethod
+    def load(cls, path: Path, decoder: Decoder | None = None) -> "TrainedScene":
+        """Reads a run's folder, or a file that `save` wrote.
+
+        Args:
+            path: The folder or the file. Of a run that is under way, its last checkpoint.
+            decoder: Of a latent scene, where it is in memory already; a run's folder names the
+                prior that it is otherwise read from.
+
+        Raises:
+            CheckpointError: There is no such folder or file, or it is not a run's.
+            WeightsError: The prior of a latent scene cannot be had.
+        """
+        path = Path(path)
+        if path.suffix == SUFFIX and not path.is_dir():
+            return _load_file(path, decoder)
+        settings = read_settings(load_config(path), path)
+        return load_scene(path, settings, decoder)
+
+
+def load_scene(folder: Path, settings: RunSettings, decoder: Decoder | None = None) -> TrainedScene:
+    """The scene of a run's folder whose settings have been read; see `TrainedScene.load`."""
+    model, train = settings.config.scene, settings.config.train
+    template = jax.eval_shape(model.init, jax.random.key(0))
+    with Checkpointer(folder) as checkpoints:
+        params = checkpoints.restore_part(template, ".params")
+    if model.latent and decoder is None:
+        decoder = Decoder(
+            *load_prior(
+                settings.prior,
+                settings.prompt,
+                settings.weights,
+                latent=True,
+                image_size=settings.image_size,
+            )
+        )
+    about = {"prompt": settings.prompt, "seed": str(settings.seed), "preset": settings.preset}
+    blur = train.variance(train.steps, train.steps)
+    return TrainedScene(model, params, blur, decoder, about)
+
+
+_SCENE: Any = SceneModel
+
+
+def _load_file(path: Path, decoder: Decoder | None) -> TrainedScene:
+    if not path.is_file():
+        raise CheckpointError(f"there is no file {path}")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            description = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if description.get("format") != _FORMAT:
+        raise CheckpointError(f"{path} is not a scene of this package")
+    model = from_json(json.loads(description["scene"]), _SCENE)
+    template = jax.eval_shape(model.init, jax.random.key(0))
+
+    def leaf(at: Any, expected: jax.ShapeDtypeStruct) -> jax.Array:
+        name = jax.tree_util.keystr(at)
+        if name not in arrays or arrays[name].shape != expected.shape:
+            raise CheckpointError(f"{path} does not fit its own description: {name}")
+        return jnp.asarray(arrays[name])
+
+    params = jax.tree_util.tree_map_with_path(leaf, template)
+    variance = jnp.asarray(float(description["variance"]), jnp.float32)
+    return TrainedScene(model, params, variance, decoder, json.loads(description["about"]))
