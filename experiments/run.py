@@ -16,6 +16,7 @@ from typing import Annotated, Any, get_args
 import tyro
 
 from dreamfusion_jax import presets
+from dreamfusion_jax.caches import keep_compiled_programs
 from dreamfusion_jax.presets import RunConfig
 from dreamfusion_jax.priors.loading import PriorName
 from dreamfusion_jax.runs.loop import Stopped
@@ -48,6 +49,8 @@ class Arguments:
         image_size: Height and width of the renderings that Stable Diffusion is shown, 64 to
             512 pixels; 64 if not given. Other priors have a size of their own.
         field: "grid" is fast, "mlp" is the paper's; the preset's if not given.
+        compilation_cache: Keep compiled programs in the user's cache folder (or in
+            $JAX_COMPILATION_CACHE_DIR), so that the next run starts sooner.
         config: Every other setting of the preset.
     """
 
@@ -62,6 +65,7 @@ class Arguments:
     weights: str | None = None
     image_size: int | None = None
     field: presets.FieldName | None = None
+    compilation_cache: bool = True
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = presets.TOYBOX
 
 
@@ -177,18 +181,17 @@ def _options_named() -> Iterator[None]:
         raise UsageError(f"{error} ({', '.join(named)})") from error
 
 
-def open_run(argv: list[str], say: Say) -> Run:
+def open_run(arguments: Arguments, say: Say) -> Run:
     """Starts or resumes the run that a command line asks for.
 
     Args:
-        argv: The command line.
+        arguments: The command line.
         say: Is told of phases.
 
     Raises:
         ValueError: A request that cannot be carried out.
         OSError: Weights that cannot be read, or a folder that cannot be written.
     """
-    arguments = parse(argv)
     if arguments.resume is not None:
         return Run.resume(arguments.resume, say=say)
     folder = run_folder(arguments.output, arguments.prompt, arguments.seed)
@@ -204,8 +207,10 @@ def open_run(argv: list[str], say: Say) -> Run:
 def main(argv: list[str] | None = None) -> None:
     """Runs from the command line."""
     with one_line_errors(), Reporter() as reporter:
-        run = open_run(sys.argv[1:] if argv is None else argv, reporter.say)
-        with run:
+        arguments = parse(sys.argv[1:] if argv is None else argv)
+        if arguments.compilation_cache:
+            keep_compiled_programs()
+        with open_run(arguments, reporter.say) as run:
             try:
                 scene = run.train([reporter])
             except Stopped as stopped:

@@ -10,7 +10,7 @@ import filelock
 from dreamfusion_jax.runs.checkpoint import CheckpointError
 
 CONFIG, METRICS, PREVIEW = "config.json", "metrics.csv", "preview.png"
-TURNTABLE, MESH = "turntable.mp4", "mesh.glb"
+TURNTABLE, MESH, SCENE = "turntable.mp4", "mesh.glb", "scene.safetensors"
 LAST = MESH
 """What a finished run has written last."""
 

@@ -1,10 +1,8 @@
 """What a training says while it runs, on a terminal and elsewhere."""
 
-import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import IO
 
 import jax
 from rich.console import Console
@@ -34,17 +32,17 @@ class Reporter:
 
     Args:
         shown: Names of the scalars to show.
-        file: Where to write; standard output if None.
+        console: Where to write; standard output if None.
         every: Seconds between lines where there is no terminal.
     """
 
     def __init__(
         self,
         shown: Sequence[str] = ("opacity", "residual"),
-        file: IO[str] | None = None,
+        console: Console | None = None,
         every: float = _LINE_EVERY,
     ) -> None:
-        self.console = Console(file=file or sys.stdout, soft_wrap=True, highlight=False)
+        self.console = console or Console(soft_wrap=True, highlight=False)
         self.shown, self.every = shown, every
         self._clock = _Clock()
         self._bar: Progress | None = None

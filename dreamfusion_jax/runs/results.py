@@ -7,7 +7,7 @@ import numpy as np
 from dreamfusion_jax.export.mesh import save_mesh
 from dreamfusion_jax.looks.media import contact_sheet, save_png, save_video, side_by_side
 from dreamfusion_jax.presets import OutputConfig
-from dreamfusion_jax.runs.files import MESH, PREVIEW, TURNTABLE, write_whole
+from dreamfusion_jax.runs.files import MESH, PREVIEW, SCENE, TURNTABLE, write_whole
 from dreamfusion_jax.runs.trained_scene import TrainedScene
 
 _PREVIEW_VIEWS = 8
@@ -54,6 +54,7 @@ def write_results(folder: Path, scene: TrainedScene, output: OutputConfig) -> No
     Raises:
         ValueError: The scene is empty.
     """
+    scene.save(folder / SCENE)
     write_preview(folder / PREVIEW, scene, output, output.size)
     write_turntable(folder / TURNTABLE, scene, output)
     write_mesh(folder / MESH, scene, output)

@@ -97,7 +97,7 @@ class Run:
     @classmethod
     def start(
         cls,
-        folder: Path,
+        folder: Path | str,
         settings: RunSettings,
         loaded: LoadedPrior | None = None,
         say: Say = lambda phase: None,
@@ -116,6 +116,7 @@ class Run:
             ValueError: A request that cannot be carried out.
             OSError: Weights that cannot be read.
         """
+        folder = Path(folder)
         if (folder / CONFIG).exists():
             raise RunExistsError(folder)
         loaded = loaded or _load(settings, say)
@@ -135,7 +136,7 @@ class Run:
 
     @classmethod
     def resume(
-        cls, folder: Path, loaded: LoadedPrior | None = None, say: Say = lambda phase: None
+        cls, folder: Path | str, loaded: LoadedPrior | None = None, say: Say = lambda phase: None
     ) -> "Run":
         """Goes on with a run that was stopped, from its last checkpoint.
 
@@ -149,6 +150,7 @@ class Run:
             ValueError: See `start`.
             OSError: See `start`.
         """
+        folder = Path(folder)
         settings = read_settings(load_config(folder), folder)
         with contextlib.ExitStack() as lock:
             lock.enter_context(locked(folder))
@@ -205,9 +207,10 @@ class Run:
     def scene(self, state: TrainState) -> TrainedScene:
         """The scene of a state; it lives as long as the state, which the next step takes."""
         train = self.config.train
-        about = {"prompt": self.settings.prompt, "seed": str(self.settings.seed)}
         blur = train.variance(train.steps, train.steps)
-        return TrainedScene(self.config.scene, state.params, blur, self._decoder, about)
+        return TrainedScene(
+            self.config.scene, state.params, blur, self._decoder, self.settings.about
+        )
 
     def write_results(self, scene: TrainedScene) -> None:
         """Draws preview.png, turntable.mp4 and mesh.glb.

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import cattrs
+import cattrs.v
 import jax
 from cattrs.strategies import configure_tagged_union
 
 from dreamfusion_jax.distillation.optimizers import OptimizerConfig
 from dreamfusion_jax.distillation.protocol import Distillation
 from dreamfusion_jax.distillation.sds import Sds
-from dreamfusion_jax.presets import RunConfig
+from dreamfusion_jax.presets import Preset, RunConfig
 from dreamfusion_jax.priors.loading import PriorName
 from dreamfusion_jax.runs.checkpoint import CheckpointError
 from dreamfusion_jax.runs.old_settings import is_old, upgrade
@@ -65,10 +66,20 @@ class RunSettings:
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, not {self.seed}")
 
+    @property
+    def about(self) -> dict[str, str]:
+        """What a scene should carry of its making."""
+        return {"prompt": self.prompt, "seed": str(self.seed), "preset": self.preset}
+
+    @classmethod
+    def of(cls, preset: Preset, prompt: str, seed: int = 0) -> "RunSettings":
+        """The settings of a preset, with the prior that it is made for."""
+        return cls(prompt, preset.config, seed=seed, prior=preset.prior, preset=preset.name)
+
 
 def _make_converter() -> cattrs.Converter:
     """Dataclasses to JSON's values and back; the class of a union's member is its "kind"."""
-    converter = cattrs.Converter()
+    converter = cattrs.Converter(forbid_extra_keys=True)
     for union in (GridField | MlpField, OptimizerConfig):
         configure_tagged_union(union, converter, tag_name="kind")
     # A protocol does not list its kinds.
@@ -108,7 +119,12 @@ def from_json(values: Any, kind: Any) -> Any:
     try:
         return _CONVERTER.structure(values, kind)
     except Exception as error:  # cattrs raises groups of the errors of all fields.
-        raise ValueError("; ".join(cattrs.transform_error(error))) from error
+        raise ValueError("; ".join(cattrs.transform_error(error, format_exception=_say))) from error
+
+
+def _say(error: BaseException, kind: type | None) -> str:
+    """What is wrong with one value; cattrs would drop what our own checks say."""
+    return str(error) if type(error) is ValueError else cattrs.v.format_exception(error, kind)
 
 
 def describe_run(settings: RunSettings) -> dict[str, Any]:

@@ -112,7 +112,7 @@ class TrainedScene:
             resolution=resolution,
         )
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Writes one file with all that is needed to look at the scene and to export it.
 
         Args:
@@ -122,6 +122,7 @@ class TrainedScene:
             ValueError: Another suffix.
             OSError: It cannot be written.
         """
+        path = Path(path)
         if path.suffix != SUFFIX:
             raise ValueError(f"a scene is written as {SUFFIX}, not as {path.suffix!r}")
         leaves, _ = jax.tree_util.tree_flatten_with_path(self.params)
@@ -135,7 +136,7 @@ class TrainedScene:
         write_whole(path, lambda part: save_file(arrays, part, description))
 
     @classmethod
-    def load(cls, path: Path, decoder: Decoder | None = None) -> "TrainedScene":
+    def load(cls, path: Path | str, decoder: Decoder | None = None) -> "TrainedScene":
         """Reads a run's folder, or a file that `save` wrote.
 
         Args:
@@ -170,9 +171,8 @@ def load_scene(folder: Path, settings: RunSettings, decoder: Decoder | None = No
                 image_size=settings.image_size,
             )
         )
-    about = {"prompt": settings.prompt, "seed": str(settings.seed), "preset": settings.preset}
     blur = train.variance(train.steps, train.steps)
-    return TrainedScene(model, params, blur, decoder, about)
+    return TrainedScene(model, params, blur, decoder, settings.about)
 
 
 _SCENE: Any = SceneModel

@@ -29,7 +29,7 @@ RUN = [
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder with its settings and last state, but no pictures."""
     argv = [*RUN, "--output", str(tmp_path_factory.mktemp("outputs"))]
-    with run.open_run(argv, say=print) as begun:
+    with run.open_run(run.parse(argv), say=print) as begun:
         begun.train()
     return begun.folder
 
@@ -121,4 +121,4 @@ def test_an_unfinished_run_is_refused(
         shutil.rmtree(step)
     with pytest.raises(SystemExit):
         main(["--runs", str(folder), "--judge", "None", "--output", str(tmp_path / "out")])
-    assert "no checkpoints" in capsys.readouterr().err
+    assert "is at step 0 of 40" in capsys.readouterr().err
