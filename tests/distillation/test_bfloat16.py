@@ -69,8 +69,11 @@ def embedded():
     return prior, params, z, Condition(encoded[:3], jnp.tile(encoded[3:], (3, 1, 1)))
 
 
-# The default's guidance, and the paper's.
-@pytest.mark.parametrize(("omega", "bound", "bound_of_views"), [(3.0, 0, 0), (100.0, 0, 0)])
+# The default's guidance, and the paper's. Measured on a CPU: 1.9e-2 and 2.2e-2 of all views; of
+# the worst one, at t = 0.1 where the residual is smallest, 6.2e-2 and 7.7e-2.
+@pytest.mark.parametrize(
+    ("omega", "bound", "bound_of_views"), [(3.0, 3e-2, 0.1), (100.0, 3.5e-2, 0.12)]
+)
 def test_the_embedded_prior(embedded, omega, bound, bound_of_views):
     error, worst = error_in_half_precision(*embedded, omega)
     assert error < bound and worst < bound_of_views
@@ -93,8 +96,10 @@ SMALL = {
 }
 
 
+# Measured on a CPU: 2.6e-2 and 2.3e-2. The weights are random, so that the text matters more than
+# it does to a trained network: what real weights lose is not known from this.
 @pytest.mark.parametrize(
-    ("name", "channels", "bound"), [("stable-diffusion-2-1", 4, 0), ("IF-I-M-v1.0", 3, 0)]
+    ("name", "channels", "bound"), [("stable-diffusion-2-1", 4, 4e-2), ("IF-I-M-v1.0", 3, 4e-2)]
 )
 def test_small_networks_of_the_pretrained_kinds(name, channels, bound):
     config = UNetConfig.from_json(reference_config(name, "unet") | SMALL[name])
