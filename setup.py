@@ -23,11 +23,14 @@ setup(
         ]
     },
     install_requires=[
+        "cattrs>=25.1",
+        "filelock>=3.16",
         "flax>=0.12",
         "huggingface-hub>=1.0",
         "imageio-ffmpeg>=0.5,<0.8",  # 0.8 carries ffmpeg 9, with which mediapy cannot read.
         "jax>=0.10",
         "jaxtyping>=0.3",
+        "lazy-loader>=0.4",
         "mediapy>=1.2",
         "numpy>=2.0",
         "optax>=0.2.8",
@@ -51,6 +54,7 @@ setup(
             "pre-commit>=4.0",
             "pyright[nodejs]>=1.1.400",
             "pytest>=8.0",
+            "pytest-xdist>=3.6",
             "ruff>=0.12",
             "scipy>=1.14",
             "torch==2.13.0",

@@ -4,8 +4,10 @@ The type that large networks compute in, and several devices: the views of a ste
 side, as on the paper's four TPU cores.
 """
 
-from collections.abc import Sequence
-from typing import TypeVar
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +15,74 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 _T = TypeVar("_T")
 
+_BYTES = re.compile(r"allocat\w* (\d+) ?bytes|allocat\w* ([\d.]+ ?[KMGT]i?B)")
+
+
+class OutOfMemoryError(MemoryError):
+    """A device has no room for what was asked for; the message is one line that names both."""
+
+
+class DeviceError(RuntimeError):
+    """A device refuses what was asked for; the message is one line that says why."""
+
 
 def compute_dtype() -> jnp.dtype:
     """What pretrained networks compute in: bfloat16 on accelerators, float32 on CPUs."""
     return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+
+
+def host_device() -> Any:
+    """The device for work beside the accelerator: the CPU, or where JAX has none, the default.
+
+    JAX has no CPU where the environment names other platforms only (`JAX_PLATFORMS=cuda`).
+    """
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]
+
+
+@contextlib.contextmanager
+def device_errors(what: str) -> Iterator[None]:
+    """Turns the errors of devices and their libraries into one line that names what was asked.
+
+    Arrays are computed while Python goes on: the result has to be waited for within.
+
+    Args:
+        what: What the device is asked for, such as "the weights of the UNet".
+
+    Raises:
+        OutOfMemoryError: There is no room for it, on the device or for the host's arrays.
+        DeviceError: cuDNN, NVIDIA's library of convolutions and attention, refuses it.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        if isinstance(error, OutOfMemoryError):  # Of an inner part, which says more.
+            raise
+        raise OutOfMemoryError(f"the host's memory does not suffice for {what}") from error
+    except (RuntimeError, NotImplementedError) as error:
+        message = str(error)
+        if "RESOURCE_EXHAUSTED" in message or "out of memory" in message.lower():
+            asked = _asked(message)
+            place = jax.devices()[0].device_kind
+            raise OutOfMemoryError(f"{place}: no memory for {what}{asked}") from error
+        if "cudnn" in message.lower():
+            reason = message.strip().split("\n")[0][:200]
+            raise DeviceError(
+                f"cuDNN refuses {what} ({reason}): a driver older than JAX's CUDA libraries, "
+                "or memory taken by another program, are the usual causes"
+            ) from error
+        raise
+
+
+def _asked(message: str) -> str:
+    """How much a failed allocation asked for, if its message says it."""
+    found = _BYTES.search(message)
+    if found is None:
+        return ""
+    size = f"{int(found[1]) / 2**30:.2f} GiB" if found[1] else found[2]
+    return f" (the part that failed: {size})"
 
 
 def make_mesh(

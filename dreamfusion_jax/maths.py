@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Shaped
 
 _LARGEST_EXPONENT = 80.0
 """exp(80) = 5.5e34 is finite in float32; exp(89) is not."""
@@ -24,15 +24,64 @@ def _safe_exp_jvp(primals, tangents):
     return y, y * tangents[0]
 
 
-def safe_norm(x: Float[Array, "*shape 3"], epsilon: float = 1e-12) -> Float[Array, "*shape 1"]:
-    """Euclidean norm over the last axis with a finite gradient (zero) at the origin."""
-    squared = jnp.sum(x * x, axis=-1, keepdims=True)
-    tiny = squared < epsilon**2
-    return jnp.where(tiny, 0.0, jnp.sqrt(jnp.where(tiny, 1.0, squared)))
+def safe_norm(x: Float[Array, "*shape 3"]) -> Float[Array, "*shape 1"]:
+    """Euclidean norm over the last axis with a finite gradient (zero) at the origin.
+
+    Value and gradient are right from 1e-30 to 1e30.
+    """
+    scaled, scale = _rescale(x)
+    squared, zero = _square(scaled, scale)
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squared)) / scale)
 
 
-def safe_normalize(x: Float[Array, "*shape 3"], epsilon: float = 1e-12) -> Float[Array, "*shape 3"]:
-    """X / |x| over the last axis; the zero vector, with zero gradient, where |x| vanishes."""
-    squared = jnp.sum(x * x, axis=-1, keepdims=True)
-    tiny = squared < epsilon**2
-    return jnp.where(tiny, 0.0, x * jax.lax.rsqrt(jnp.where(tiny, 1.0, squared)))
+def safe_normalize(x: Float[Array, "*shape 3"]) -> Float[Array, "*shape 3"]:
+    """X / |x| over the last axis; the zero vector, with zero gradient, where |x| vanishes.
+
+    Value and gradient are right from 1e-30 to 1e30.
+    """
+    scaled, scale = _rescale(x)
+    squared, zero = _square(scaled, scale)
+    return jnp.where(zero, 0.0, scaled * jax.lax.rsqrt(jnp.where(zero, 1.0, squared)))
+
+
+def _rescale(
+    x: Float[Array, "*shape 3"],
+) -> tuple[Float[Array, "*shape 3"], Float[Array, "*shape 1"]]:
+    """X times a power of two, and that: with it |x|^3, which the gradients hold, is in range.
+
+    A power of two changes no digit, and for ordinary lengths it is 1.
+    """
+    squared = jax.lax.stop_gradient(jnp.sum(x * x, axis=-1, keepdims=True))
+    # The square of an extreme length may be 0 or infinite, and is found all the same.
+    scale = jnp.where(squared < 2.0**-80, 2.0**80, jnp.where(squared > 2.0**80, 2.0**-80, 1.0))
+    return x * scale, scale
+
+
+def _square(
+    scaled: Float[Array, "*shape 3"], scale: Float[Array, "*shape 1"]
+) -> tuple[Float[Array, "*shape 1"], Bool[Array, "*shape 1"]]:
+    """|scaled|^2, and whether the vector before it was scaled counts as zero: below 1e-30."""
+    squared = jnp.sum(scaled * scaled, axis=-1, keepdims=True)
+    return squared, (scale > 1.0) & (squared < 2.0**-40)
+
+
+def expand_to(x: Shaped[Array, "*shape"], ndim: int, *, tail: int = 0) -> Shaped[Array, "..."]:
+    """Inserts axes of length 1, so that leading axes meet those of an array of `ndim` axes.
+
+    Args:
+        x: [*lead, *tail].
+        ndim: How many axes the result has.
+        tail: How many of the last axes of x stay last.
+    """
+    lead = x.ndim - tail
+    return x.reshape(*x.shape[:lead], *(1,) * (ndim - x.ndim), *x.shape[lead:])
+
+
+def to_symmetric(pixels: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """From [0, 1], the range of pictures here, to [-1, 1], that of pixel diffusion models."""
+    return 2.0 * pixels - 1.0
+
+
+def from_symmetric(pixels: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """From [-1, 1] to [0, 1]: the inverse of `to_symmetric`."""
+    return 0.5 * pixels + 0.5

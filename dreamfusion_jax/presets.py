@@ -14,7 +14,8 @@ from dreamfusion_jax.priors.loading import PriorName
 from dreamfusion_jax.priors.prompts import PromptConfig
 from dreamfusion_jax.scene.camera import Camera, CameraConfig, orbit
 from dreamfusion_jax.scene.encoding import GridConfig
-from dreamfusion_jax.scene.field import Blob, EnvironmentMap, GridField, MlpField
+from dreamfusion_jax.scene.fields.grid import GridField
+from dreamfusion_jax.scene.fields.mlp import MlpField
 from dreamfusion_jax.scene.lighting import LightingConfig
 from dreamfusion_jax.scene.render import SamplingConfig, SceneModel
 from dreamfusion_jax.schedules import Ramp
@@ -74,7 +75,10 @@ PAPER = RunConfig(
     train=TrainConfig(),
     output=OutputConfig(preview_every=1000, checkpoint_every=1000, distance=1.4, focal=0.9),
 )
-"""Every number of the paper, with the embedded prior in Imagen's place."""
+"""Every number of the paper, with the embedded prior in Imagen's place.
+
+Departure: see `Density` for the thin start, and `CameraConfig` for the spread of the cameras.
+"""
 
 
 TOYBOX = RunConfig(
@@ -126,7 +130,7 @@ FAST_SD = RunConfig(
         optimizer=AdamConfig(
             learning_rate=0.02, warm_up=1 / 100, parts=PartRates(background=1 / 20)
         ),
-        cameras=CameraConfig(elevation=(-10.0, 60.0), distance=(1.2, 1.5), gaussians="std"),
+        cameras=CameraConfig(elevation=(-10.0, 60.0), distance=(1.2, 1.5)),
         lighting=LightingConfig(albedo_until=1 / 5, ambient=0.3, diffuse=0.7),
         losses=LossConfig(opacity=1e-3, entropy=Ramp(1e-3, 1e-2, 1 / 2)),
     ),
@@ -142,7 +146,6 @@ LATENT_SD = dataclasses.replace(
     scene=dataclasses.replace(
         FAST_SD.scene,
         field=dataclasses.replace(FAST_SD.scene.field, latent=True),
-        background=EnvironmentMap(latent=True),
     ),
 )
 """`FAST_SD` with a scene of latents (Latent-NeRF, 2211.07600): no VAE in the loop."""
@@ -279,9 +282,7 @@ def with_field(config: RunConfig, name: FieldName) -> RunConfig:
             config.train, optimizer=AdamConfig(0.05, parts=PartRates(background=1 / 50))
         )
     else:
-        # The blob is added after the exponential, so that nothing can carve it away: it has to
-        # fit into the thinnest toy. The paper's, of width 0.2, would be a fog around it.
-        field = MlpField(blob=Blob(strength=5.0, width=0.05))
+        field = MlpField()
         train = dataclasses.replace(
             config.train,
             variance=Ramp(1e-2, 1e-4, 1 / 2),

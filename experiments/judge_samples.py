@@ -19,7 +19,7 @@ from dreamfusion_jax.evaluation.judge import SHIPPED, Judge, load_judge
 from dreamfusion_jax.looks.media import contact_sheet, enlarge, save_png
 from dreamfusion_jax.priors import toybox
 from dreamfusion_jax.priors.sampling import sample_texts
-from dreamfusion_jax.scene.camera import VIEWS
+from dreamfusion_jax.scene.views import VIEWS
 from dreamfusion_jax.toybox.bank import allowed_colours
 from dreamfusion_jax.toybox.captions import Vocabulary, caption
 from dreamfusion_jax.toybox.world import CATEGORIES, Scene

@@ -73,8 +73,10 @@ def train_step(
     images, labels = draw(draw_key, bank, chosen, arguments.judge)
     images, judge = augment(augment_key, images), Judge(arguments.judge)
     loss, gradient = jax.value_and_grad(lambda p: loss_of(judge(p, images), labels))(state.params)
-    update, optimizer = make_optimizer(arguments).update(gradient, state.optimizer, state.params)
-    return State(state.step + 1, optax.apply_updates(state.params, update), optimizer), loss
+    optimizer = make_optimizer(arguments)
+    with jax.numpy_dtype_promotion("standard"):  # optax reckons with the number of the step.
+        update, memory = optimizer.update(gradient, state.optimizer, state.params)
+    return State(state.step + 1, optax.apply_updates(state.params, update), memory), loss
 
 
 @functools.partial(jax.jit, static_argnames="judge")

@@ -1,18 +1,38 @@
-"""Settings of JAX under test: no silent rank promotion, and compiled programs are kept."""
+"""Settings under test: a thread a worker, no silent promotion, compiled programs are kept."""
 
 import getpass
 import os
 import pathlib
 import tempfile
 
+# Before JAX, NumPy and PyTorch are imported. pytest-xdist starts a worker for each core, and
+# more threads than cores only wait for each other. For the programs that tests start as well.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+flags = os.environ.get("XLA_FLAGS", "")
+if "multi_thread_eigen" not in flags:
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+
+# Shared by the workers, by the programs that tests start and by the next run. With a largest
+# size, entries are written under a lock.
+CACHE = pathlib.Path(tempfile.gettempdir()) / f"dreamfusion-jax-test-programs-{getpass.getuser()}"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**30))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
 import jax
 
 jax.config.update("jax_enable_x64", False)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-# In the environment as well, for the programs that tests start.
-CACHE = pathlib.Path(tempfile.gettempdir()) / f"dreamfusion-jax-tests-{getpass.getuser()}"
-folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
-seconds = os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-jax.config.update("jax_compilation_cache_dir", folder)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", float(seconds))
+# Of a machine with many cores: each worker takes a gigabyte or two, and half a minute to start.
+MOST_WORKERS = 8
+
+
+def pytest_xdist_auto_num_workers(config):
+    """A worker for each core that we may use; none for the slow proofs, which fill the memory."""
+    chosen = config.option.markexpr
+    if "slow" in chosen and "not slow" not in chosen:
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(cores or 1, MOST_WORKERS)

@@ -20,7 +20,7 @@ from dreamfusion_jax.distillation.train import (
 )
 from dreamfusion_jax.priors.prior import GaussianPrior
 from dreamfusion_jax.priors.prompts import Text
-from dreamfusion_jax.scene.field import MlpField
+from dreamfusion_jax.scene.fields.mlp import MlpField
 from dreamfusion_jax.scene.render import SamplingConfig, SceneModel
 
 SCENE = SceneModel(
@@ -79,9 +79,11 @@ def train_on_two_hosts(output):
     np.savez(output, *params, residuals=residuals)
 
 
-def start(program, device_count):
-    """Starts a Python program on so many devices."""
-    flags = f"--xla_force_host_platform_device_count={device_count}"
+def start(function, *arguments, device_count, first=""):
+    """Starts a program that calls a function of this file on so many devices."""
+    program = f"import runpy\n{first}\nrunpy.run_path({__file__!r})[{function!r}](*{arguments!r})"
+    flags = os.environ["XLA_FLAGS"]
+    flags += f" --xla_force_host_platform_device_count={device_count}"
     tests = pathlib.Path(__file__).parent
     path = os.pathsep.join([str(tests), str(tests.parent)])
     return subprocess.Popen(
@@ -94,8 +96,7 @@ def start(program, device_count):
 
 
 def test_four_devices_make_the_same_scene_as_one_with_a_quarter_of_the_work_each():
-    call = "import test_devices; test_devices.compare_four_devices_with_one()"
-    program = start(call, device_count=4)
+    program = start("compare_four_devices_with_one", device_count=4)
     output, _ = program.communicate(timeout=600)
     assert program.returncode == 0, output
 
@@ -107,14 +108,14 @@ def test_two_hosts_make_the_same_scene(tmp_path):
         port = free.getsockname()[1]
     outputs = [str(tmp_path / f"{host}.npz") for host in range(2)]
     # Hosts can only be joined if nothing that was imported before has used JAX already.
-    program = """
-from dreamfusion_jax import devices, priors
-from dreamfusion_jax import presets as config
+    first = """
+from dreamfusion_jax import devices, presets, priors
 devices.initialize_hosts("127.0.0.1:{}", num_hosts=2, host={})
-import test_devices
-test_devices.train_on_two_hosts({!r})
 """
-    hosts = [start(program.format(port, h, output), 2) for h, output in enumerate(outputs)]
+    hosts = [
+        start("train_on_two_hosts", output, device_count=2, first=first.format(port, host))
+        for host, output in enumerate(outputs)
+    ]
     for host in hosts:
         said, _ = host.communicate(timeout=600)
         assert host.returncode == 0, said
@@ -131,3 +132,63 @@ def test_a_mesh_of_chosen_devices():
     assert mesh.axis_names == ("view",) and mesh.size == 1
     tree = devices.replicate({"a": jnp.ones(3)}, mesh)
     assert tree["a"].sharding.mesh == mesh
+
+
+def message_of(error, function):
+    with pytest.raises(error) as caught, devices.device_errors("the UNet of x/y in float32"):
+        jax.block_until_ready(function())
+    message = str(caught.value)
+    assert "\n" not in message and "the UNet of x/y in float32" in message
+    return message
+
+
+def test_running_out_of_memory_is_one_line():
+    message = message_of(devices.OutOfMemoryError, lambda: jnp.zeros(1 << 44, jnp.int8))
+    assert message.startswith("cpu: no memory for") and "16384.00 GiB" in message
+    message = message_of(devices.OutOfMemoryError, lambda: np.zeros(1 << 60, np.int8))
+    assert message.startswith("the host's memory does not suffice")
+    # What an inner part says is kept.
+    with (
+        pytest.raises(devices.OutOfMemoryError, match="inner"),
+        devices.device_errors("the outer"),
+        devices.device_errors("the inner"),
+    ):
+        np.zeros(1 << 60, np.int8)
+
+
+def test_the_words_of_a_gpu_are_understood():
+    """As XLA's allocator has them; there is no GPU here to exhaust."""
+
+    def fail():
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8589934592 bytes.\nmore"
+        )
+
+    assert "(the part that failed: 8.00 GiB)" in message_of(devices.OutOfMemoryError, fail)
+
+
+def test_cudnn_that_refuses_is_one_line():
+    x = jnp.zeros((1, 8, 2, 64), jnp.bfloat16)
+
+    def attend():
+        return jax.nn.dot_product_attention(x, x, x, implementation="cudnn")
+
+    message = message_of(devices.DeviceError, attend)
+    assert message.startswith("cuDNN refuses")
+
+
+def test_other_errors_pass():
+    with pytest.raises(RuntimeError, match=r"^another$"), devices.device_errors("it"):
+        raise RuntimeError("another")
+
+
+def test_the_host_is_a_cpu_if_there_is_one(monkeypatch):
+    assert devices.host_device().platform == "cpu"
+
+    def local_devices(backend=None):
+        if backend == "cpu":
+            raise RuntimeError("Unknown backend cpu")
+        return ["the default"]
+
+    monkeypatch.setattr(jax, "local_devices", local_devices)
+    assert devices.host_device() == "the default"

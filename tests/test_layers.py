@@ -111,11 +111,11 @@ def test_the_library_does_not_speak_of_options(file):
 @pytest.mark.parametrize(
     ("file", "source", "count"),
     [
-        ("scene/render.py", "from dreamfusion_jax.scene.field import Field", 0),
+        ("scene/render.py", "from dreamfusion_jax.scene.fields.grid import GridField", 0),
         ("scene/render.py", "from dreamfusion_jax import scene, distillation", 1),
         ("scene/render.py", "import dreamfusion_jax.priors.prior", 1),
         ("scene/render.py", "from dreamfusion_jax.diffusion import unet", 1),
-        ("scene/field.py", "def f():\n    from ..distillation.train import train_step", 1),
+        ("scene/fields/grid.py", "def f():\n    from ...distillation.train import train_step", 1),
         ("diffusion/unet.py", "from .blocks import Block\nfrom ..maths import safe_exp", 0),
         ("diffusion/unet.py", "from ..priors import Prior", 1),
         ("toybox/world.py", "from dreamfusion_jax.scene.camera import Camera", 0),

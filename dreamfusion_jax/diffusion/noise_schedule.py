@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from dreamfusion_jax.maths import expand_to
 from dreamfusion_jax.pytree import pytree, static
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
@@ -112,12 +113,7 @@ class NoiseSchedule:
 
     def _coefficients(self, t: Float[Array, "*batch"], x: Float[Array, "*shape"]):
         """alpha_t and sigma_t, shaped to multiply x."""
-        return _expand(self.alpha(t), x), _expand(self.sigma(t), x)
-
-
-def _expand(scale: Float[Array, "*batch"], x: Float[Array, "*shape"]) -> Float[Array, "..."]:
-    """Appends axes of length 1 to [*batch] until it has the rank of x [*batch, ...]."""
-    return scale.reshape(scale.shape + (1,) * (x.ndim - scale.ndim))
+        return expand_to(self.alpha(t), x.ndim), expand_to(self.sigma(t), x.ndim)
 
 
 def _betas(name: str, steps: int, start: float, end: float) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The optimizer of a run, from its settings."""
 
+import jax
 import optax
 
 from dreamfusion_jax.distillation.adam import AdamConfig, adam
@@ -23,7 +24,8 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     def update(
         updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, optax.OptState]:
-        updates, state = optimizer.update(updates, state, params)
+        with jax.numpy_dtype_promotion("standard"):  # optax reckons with the number of the step.
+            updates, state = optimizer.update(updates, state, params)
         # Both optimizers' updates are proportional to the rate, so it may be applied behind them.
         return config.parts.scale(updates), state  # pyright: ignore[reportArgumentType]
 

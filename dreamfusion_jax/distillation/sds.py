@@ -16,6 +16,7 @@ from jaxtyping import Array, Key
 from dreamfusion_jax.checks import NOT_NEGATIVE, check_range
 from dreamfusion_jax.distillation.protocol import Carry, Distilled, Noised
 from dreamfusion_jax.distillation.weighting import Weighting, weight
+from dreamfusion_jax.maths import expand_to
 from dreamfusion_jax.priors.prior import Condition, Prior, PriorParams, guide
 
 
@@ -84,7 +85,7 @@ class Sds:
         if self.clip_denoised:
             clean = jnp.clip(prior.schedule.x_from_eps(eps_hat, z, t), -1.0, 1.0)
             eps_hat = prior.schedule.eps_from_x(clean, z, t)
-        scale = weight(prior.schedule, t, self.weighting)[:, None, None, None]
+        scale = expand_to(weight(prior.schedule, t, self.weighting), z.ndim)
         distilled = Distilled(eps_hat, scale * (eps_hat - noised.eps), jnp.zeros(()))
         return jax.lax.stop_gradient(distilled)
 

@@ -27,7 +27,7 @@ from dreamfusion_jax.priors.prior import Prior, PriorParams, View
 from dreamfusion_jax.priors.prompts import PromptConfig, Text
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.scene.camera import CameraConfig, cast_rays, sample_camera
-from dreamfusion_jax.scene.field import Params
+from dreamfusion_jax.scene.fields.protocol import Params
 from dreamfusion_jax.scene.lighting import LightingConfig, sample_backdrop, sample_lighting
 from dreamfusion_jax.scene.render import Rendering, SceneModel, render_rays
 from dreamfusion_jax.schedules import Ramp
@@ -234,7 +234,7 @@ def train_step(
             key=keys["jitter"],
             train_fraction=step / config.steps,
         )
-        z = model.prior.encode_image(prior_params, rendering.color)
+        z = model.prior.encode_image(prior_params, rendering.colour)
         eps = _lay_out(jax.random.normal(keys["noise"], z.shape), mesh, "view")
         noised = add_noise(model.prior.schedule, z, eps, t)
         carry = Carry(own, state.distillation.memory)

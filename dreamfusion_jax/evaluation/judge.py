@@ -17,8 +17,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Key
 from safetensors.numpy import load_file, save_file
 
+from dreamfusion_jax.maths import to_symmetric
 from dreamfusion_jax.pytree import pytree
-from dreamfusion_jax.scene.camera import VIEWS
+from dreamfusion_jax.scene.views import VIEWS
 from dreamfusion_jax.toybox.world import CATEGORIES, COLOURS
 
 Params = dict[str, Any]
@@ -103,7 +104,7 @@ class Judge:
     def __call__(self, params: Params, images: Float[Array, "B H W 3"]) -> Verdict:
         """Judges pictures in [0, 1]; those of another size are averaged over areas."""
         small = area_average(images, self.config.image_size)
-        verdict = _Network(self.config).apply({"params": params}, 2.0 * small - 1.0)
+        verdict = _Network(self.config).apply({"params": params}, to_symmetric(small))
         assert isinstance(verdict, Verdict)
         return verdict
 

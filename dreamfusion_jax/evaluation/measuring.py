@@ -60,7 +60,7 @@ def make_jury(judge: Judge, params: Params) -> Jury:
     config, look = judge.config, jax.jit(judge)
 
     def decide(portrait: Portrait, scene: Scene) -> Judgement:
-        grey = jnp.asarray(portrait.color) - 0.15 * (1 - jnp.asarray(portrait.opacity)[..., None])
+        grey = jnp.asarray(portrait.colour) - 0.15 * (1 - jnp.asarray(portrait.opacity)[..., None])
         verdict = look(params, grey[:AZIMUTHS])
         category, colour, view = (
             np.asarray(jnp.argmax(x, axis=-1))
@@ -103,12 +103,12 @@ def look_at(scene: TrainedScene, size: int, cameras: Camera | None = None) -> Lo
 
 def portrait_of(looks: Looks) -> Portrait:
     """The part of the looks that is measured."""
-    return Portrait(looks.color, looks.opacity[..., 0])
+    return Portrait(looks.colour, looks.opacity[..., 0])
 
 
 def draw_sheet(looks: Looks, truth: Portrait) -> np.ndarray:
     """The truth above the object: colour, shaded, textureless and normals of eight azimuths."""
-    rows = [truth.color, looks.color, looks.shaded, looks.textureless, looks.normals]
+    rows = [truth.colour, looks.colour, looks.shaded, looks.textureless, looks.normals]
     labels = ["truth", "colour", "shaded", "textureless", "normals"]
     return contact_sheet(np.stack([np.asarray(row)[:AZIMUTHS] for row in rows]), labels)
 
@@ -117,4 +117,4 @@ def glance(scene: TrainedScene, size: int = 128) -> np.ndarray:
     """Four sides, in colour and then shaded [8, size, size, 3]: a row of a picture of many."""
     sides = orbit(4, math.radians(20.0), 1.3, 1.1, azimuth=math.radians(30.0))
     looks = look_at(scene, size, sides)
-    return np.concatenate([looks.color, looks.shaded])
+    return np.concatenate([looks.colour, looks.shaded])

@@ -38,11 +38,11 @@ class Portrait:
     """What is known of an object: its looks from `measuring_cameras`.
 
     Attributes:
-        color: Albedo without shading, over white.
+        colour: Albedo without shading, over white.
         opacity: Sum of the rendering weights.
     """
 
-    color: Float[AnyArray, "V H W 3"]
+    colour: Float[AnyArray, "V H W 3"]
     opacity: Float[AnyArray, "V H W"]
 
 
@@ -191,8 +191,8 @@ def _truth_view(
 
     layers = jax.vmap(draw)(cameras)
     main, accent = (jnp.broadcast_to(jnp.asarray(c), cameras.position.shape) for c in scene.palette)
-    color = colourise(layers, main, accent, jnp.ones_like(main))
-    return color, layers.alpha > 0.5, layers.coefficients[..., 0] > 0.9
+    colour = colourise(layers, main, accent, jnp.ones_like(main))
+    return colour, layers.alpha > 0.5, layers.coefficients[..., 0] > 0.9
 
 
 @functools.partial(jax.jit, static_argnames=("scene", "size"))
@@ -209,8 +209,8 @@ def sphere_silhouettes(cameras: Camera, *, size: int) -> Bool[Array, "V H W"]:
 
 def truth_portrait(scene: Scene, *, size: int) -> Portrait:
     """The portrait of the true object."""
-    color, silhouette, _ = _truth_view(scene, measuring_cameras(), size=size)
-    return Portrait(color, silhouette.astype(jnp.float32))
+    colour, silhouette, _ = _truth_view(scene, measuring_cameras(), size=size)
+    return Portrait(colour, silhouette.astype(jnp.float32))
 
 
 def empty_portrait(*, size: int) -> Portrait:
@@ -256,7 +256,7 @@ def main_colour(portrait: Portrait, wears_main: Bool[AnyArray, "V H W"]) -> str 
     if not there.any():
         return None
     opacity = opacity[there][:, None]
-    albedo = (np.asarray(portrait.color)[there] - (1 - opacity)) / opacity
+    albedo = (np.asarray(portrait.colour)[there] - (1 - opacity)) / opacity
     return nearest_colour(albedo.mean(axis=0).astype(np.float32))
 
 
@@ -272,15 +272,15 @@ def measure(scene: Scene, portrait: Portrait) -> Measures:
     fit, iou = similarity_align(
         lambda views: truth_silhouettes(scene, views, size=size), opacity > 0.5, cameras
     )
-    color, _, wears_main = _truth_view(scene, fit.view(cameras), size=size)
+    colour, _, wears_main = _truth_view(scene, fit.view(cameras), size=size)
     back, _, _ = _truth_view(scene, turned(fit.view(cameras), math.pi), size=size)
     error, error_back = (
-        float(np.mean((np.asarray(portrait.color) - np.asarray(c)) ** 2)) for c in (color, back)
+        float(np.mean((np.asarray(portrait.colour) - np.asarray(c)) ** 2)) for c in (colour, back)
     )
     total = error + error_back
     return Measures(
         iou=iou,
-        psnr=psnr(portrait.color, color),
+        psnr=psnr(portrait.colour, colour),
         facing=(error_back - error) / total if total > 0 else 0.0,
         colour=main_colour(portrait, wears_main),
         opacity=float(opacity.mean()),

@@ -3,15 +3,16 @@
 import math
 import pathlib
 from collections.abc import Callable
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import jax.numpy as jnp
 import numpy as np
-import trimesh
 from jaxtyping import Array, Bool, Float
-from skimage import measure
-from trimesh.visual import ColorVisuals, TextureVisuals
-from trimesh.visual.material import PBRMaterial
+
+# trimesh takes as long to import as JAX, and a program's help has no use for it: such
+# libraries are imported where they are used, here and in the rest of the package.
+if TYPE_CHECKING:
+    import trimesh
 
 _CHUNK = 65_536
 _SMALLEST_COMPONENT = 0.01
@@ -25,7 +26,7 @@ def extract_mesh(
     radius: float,
     resolution: int,
     threshold: float | None = None,
-) -> trimesh.Trimesh:
+) -> "trimesh.Trimesh":
     """Surface of the field inside a sphere around the origin, by marching cubes.
 
     The density is cut off at the sphere, floating crumbs are dropped and enclosed
@@ -41,6 +42,9 @@ def extract_mesh(
     Raises:
         ValueError: If the field is empty at the threshold, or not finite.
     """
+    import trimesh
+    from skimage import measure
+
     axis = np.linspace(-radius, radius, resolution, dtype=np.float32)
     voxel = 2 * radius / (resolution - 1)
     density = _sample_grid(density_fn, axis)
@@ -98,7 +102,7 @@ def choose_threshold(density: Float[np.ndarray, "N N N"], voxel: float) -> float
     return float(best[len(best) // 2])
 
 
-def save_mesh(mesh: trimesh.Trimesh, path: str | pathlib.Path) -> None:
+def save_mesh(mesh: "trimesh.Trimesh", path: str | pathlib.Path) -> None:
     """Writes a mesh as .glb or .obj, y up and with the front (azimuth 0) towards +z.
 
     GLB colours are stored linear, as glTF wants them, with a matt material: a file
@@ -107,6 +111,10 @@ def save_mesh(mesh: trimesh.Trimesh, path: str | pathlib.Path) -> None:
     Raises:
         ValueError: For another suffix.
     """
+    import trimesh
+    from trimesh.visual import ColorVisuals, TextureVisuals
+    from trimesh.visual.material import PBRMaterial
+
     path = pathlib.Path(path)
     colours = cast(ColorVisuals, mesh.visual).vertex_colors
     match path.suffix:
@@ -148,6 +156,8 @@ def _solidify(
     level: Float[np.ndarray, "N N N"], occupied: Bool[np.ndarray, "N N N"]
 ) -> Float[np.ndarray, "N N N"]:
     """Fills the cavities of a grid and empties its small pieces."""
+    from skimage import measure
+
     air = np.asarray(measure.label(~occupied, connectivity=1))
     solid = air != air[0, 0, 0]  # A corner of the grid is outside the sphere.
     pieces = np.asarray(measure.label(solid, connectivity=3))

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from dreamfusion_jax.maths import expand_to
 from dreamfusion_jax.priors.prior import Prior, PriorParams
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.scene.camera import Camera
-from dreamfusion_jax.scene.field import Params
+from dreamfusion_jax.scene.fields.protocol import Params
 from dreamfusion_jax.scene.lighting import plain_albedo
 from dreamfusion_jax.scene.render import SceneModel, render_image
 
@@ -57,8 +58,8 @@ def decode_view(
     seen = render_image(
         scene, params, camera, plain_albedo(), height=size, width=size, variance=variance
     )
-    picture = _decode(decoder.prior, decoder.params, seen["color"])
-    return DecodedView(seen["color"], seen["opacity"], picture)
+    picture = _decode(decoder.prior, decoder.params, seen["colour"])
+    return DecodedView(seen["colour"], seen["opacity"], picture)
 
 
 @functools.partial(jax.jit, static_argnames="prior")
@@ -83,7 +84,7 @@ class ColourMap:
         """Colours in [0, 1]."""
         full = jax.lax.Precision.HIGHEST
         colours = jnp.einsum("...c,cd->...d", latents, self.matrix, precision=full)
-        return jnp.clip(colours + jax.lax.expand_dims(self.offset, range(colours.ndim - 1)), 0, 1)
+        return jnp.clip(colours + expand_to(self.offset, colours.ndim, tail=1), 0, 1)
 
 
 def fit_colours(views: DecodedView) -> ColourMap:

@@ -3,11 +3,8 @@
 import pathlib
 from collections.abc import Sequence
 
-import imageio_ffmpeg
-import mediapy
 import numpy as np
 from jaxtyping import Array, Float, UInt8
-from PIL import Image, ImageDraw, ImageFont
 
 Images = Array | np.ndarray
 """Colours in [0, 1], of JAX or NumPy."""
@@ -60,6 +57,8 @@ def side_by_side(*videos: Float[Images, "*batch H _ 3"]) -> Float[np.ndarray, "*
 
 def save_png(path: str | pathlib.Path, image: Float[Images, "H W 3"]) -> None:
     """Writes an image as PNG."""
+    from PIL import Image
+
     Image.fromarray(to_uint8(image)).save(path, format="png")
 
 
@@ -68,6 +67,9 @@ def save_video(path: str | pathlib.Path, frames: Float[Images, "F H W 3"], fps: 
 
     Players want even sides; a missing row or column repeats the last one.
     """
+    import imageio_ffmpeg
+    import mediapy  # Brings matplotlib with it.
+
     mediapy.set_ffmpeg(imageio_ffmpeg.get_ffmpeg_exe())
     _, height, width, _ = frames.shape
     even = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
@@ -78,6 +80,8 @@ def _write_labels(
     labels: Sequence[str], height: int, padding: int
 ) -> Float[np.ndarray, "sheet_height margin 3"]:
     """A white strip with black labels, one in the middle of each row of a contact sheet."""
+    from PIL import Image, ImageDraw, ImageFont
+
     font = ImageFont.load_default()
     width = int(max(font.getlength(label) for label in labels)) + 1
     strip = Image.new("RGB", (width + 2 * padding, height * len(labels) + padding), "white")

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, ScalarLike
 from dreamfusion_jax.looks.latents import Decoder, decode_view
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.scene.camera import Camera
-from dreamfusion_jax.scene.field import Params
+from dreamfusion_jax.scene.fields.protocol import Params
 from dreamfusion_jax.scene.lighting import Lighting, headlight
 from dreamfusion_jax.scene.render import SceneModel, render_image
 
@@ -20,14 +20,14 @@ class Looks:
     """The same views, drawn four ways over a plain backdrop.
 
     Attributes:
-        color: Albedo, without shading; of a latent scene the decoded picture, cut out.
+        colour: Albedo, without shading; of a latent scene the decoded picture, cut out.
         shaded: Lit by a light beside the camera.
         textureless: The same light on a white surface.
         normals: (n + 1) / 2, world frame.
         opacity: Sum of the weights.
     """
 
-    color: Float[Array, "*views H W 3"]
+    colour: Float[Array, "*views H W 3"]
     shaded: Float[Array, "*views H W 3"]
     textureless: Float[Array, "*views H W 3"]
     normals: Float[Array, "*views H W 3"]
@@ -101,11 +101,11 @@ def _look(
     opacity = seen["opacity"]
     behind = (1.0 - opacity) * grey[None, None]
     if picture is None:
-        color, shaded = seen["albedo"] + behind, seen["color"]
+        colour, shaded = seen["albedo"] + behind, seen["colour"]
     else:
-        color, shaded = opacity * picture + behind, seen["light"] * picture + behind
+        colour, shaded = opacity * picture + behind, seen["light"] * picture + behind
     return Looks(
-        color=color,
+        colour=colour,
         shaded=shaded,
         textureless=seen["light"] + behind,
         normals=0.5 * seen["normal"] + 0.5 * opacity + behind,

@@ -4,15 +4,22 @@ The open counterpart of Imagen, the prior of the paper.
 """
 
 import dataclasses
+import functools
 from typing import ClassVar
 
 from jaxtyping import Array, Float
 
 from dreamfusion_jax.devices import compute_dtype
 from dreamfusion_jax.diffusion.checkpoints.pipeline import open_pipeline
-from dreamfusion_jax.diffusion.checkpoints.weights import load_params
 from dreamfusion_jax.diffusion.layers import Dtype
-from dreamfusion_jax.priors.pretrained import PretrainedPrior, read_schedule, read_unet
+from dreamfusion_jax.diffusion.t5_streaming import Progress
+from dreamfusion_jax.maths import from_symmetric, to_symmetric
+from dreamfusion_jax.priors.pretrained import (
+    PretrainedPrior,
+    read_component,
+    read_schedule,
+    read_unet,
+)
 from dreamfusion_jax.priors.prior import PriorParams
 from dreamfusion_jax.priors.text import CachedText, encode_t5
 
@@ -38,22 +45,25 @@ class DeepFloydPrior(PretrainedPrior):
     ) -> Float[Array, "V H W 3"]:
         """Pixels scaled to [-1, 1]."""
         del params
-        return 2.0 * image - 1.0
+        return to_symmetric(image)
 
     def decode_image(
         self, params: PriorParams, z: Float[Array, "V H W 3"]
     ) -> Float[Array, "V H W 3"]:
         """Pixels scaled back to [0, 1]."""
         del params
-        return 0.5 * z + 0.5
+        return from_symmetric(z)
 
 
-def load(source: str = DEFAULT_REPO, *, dtype: Dtype = None) -> tuple[DeepFloydPrior, PriorParams]:
+def load(
+    source: str = DEFAULT_REPO, *, dtype: Dtype = None, progress: Progress | None = None
+) -> tuple[DeepFloydPrior, PriorParams]:
     """Reads a stage-I checkpoint in diffusers' layout; the text encoder waits for a prompt.
 
     Args:
         source: REPO_OR_FOLDER[@REVISION].
         dtype: Type of the weights and of the computation; None for `compute_dtype()`.
+        progress: Told, when a prompt is encoded, how many layers of T5 are done, of how many.
 
     Returns:
         The prior, and its parameters {"unet"}.
@@ -68,7 +78,7 @@ def load(source: str = DEFAULT_REPO, *, dtype: Dtype = None) -> tuple[DeepFloydP
     prior = DeepFloydPrior(
         unet=unet,
         schedule=read_schedule(pipeline),
-        text=CachedText(pipeline, encode_t5),
+        text=CachedText(pipeline, functools.partial(encode_t5, progress=progress)),
         image_size=size,
     )
-    return prior, {"unet": load_params(pipeline.component("unet"), unet, dtype=dtype)}
+    return prior, {"unet": read_component(pipeline, "unet", unet, dtype)}

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Literal
 
 from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
-from dreamfusion_jax.priors import deepfloyd, stable_diffusion, toybox
 from dreamfusion_jax.priors.oracle import OraclePrior
 from dreamfusion_jax.priors.prior import Prior, PriorParams
 from dreamfusion_jax.toybox.architecture import SCHEDULER
@@ -46,18 +45,25 @@ def load_prior(
     if image_size is not None and (latent or name != "stable-diffusion"):
         raise ValueError(f"image_size is for pixels and the prior stable-diffusion, not {name}")
     match name:
+        # Only the prior that is asked for is imported: their tokenizers and the hub take a second.
         case "stable-diffusion":
+            from dreamfusion_jax.priors import stable_diffusion
+
             prior, params = stable_diffusion.load(
                 weights or stable_diffusion.DEFAULT_REPO, latent=latent
             )
             size = image_size or prior.image_size
             return dataclasses.replace(prior, image_size=size), params
         case "deepfloyd":
+            from dreamfusion_jax.priors import deepfloyd
+
             return deepfloyd.load(weights or deepfloyd.DEFAULT_REPO)
         case "oracle":
             scene = Vocabulary().scene(prompt)
             return OraclePrior(NoiseSchedule.from_config(SCHEDULER), scene=scene), None
         case "toybox":
+            from dreamfusion_jax.priors import toybox
+
             prior, params = toybox.load(Path(weights) if weights else toybox.SHIPPED)
             prior.vocabulary.scene(prompt)
             return prior, params

@@ -5,14 +5,20 @@ from collections.abc import Callable, Sequence
 
 from jaxtyping import Array, Float
 
-from dreamfusion_jax.diffusion.checkpoints.pipeline import Pipeline
-from dreamfusion_jax.diffusion.checkpoints.weights import WeightsError
+from dreamfusion_jax.diffusion.checkpoints.checkpoint import Checkpoint
+from dreamfusion_jax.diffusion.checkpoints.tensors import WeightsError
+from dreamfusion_jax.diffusion.checkpoints.weights import CheckpointModel, Params, read_params
 from dreamfusion_jax.diffusion.layers import Dtype
 from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.unet_config import UNetConfig
 from dreamfusion_jax.priors.prior import PriorParams
 from dreamfusion_jax.priors.unet_prior import UNetPrior
+
+_BETAS = ("beta_schedule", "beta_start", "beta_end")
+# Parts of the names of schedulers whose z_t is something else: flow matching, and processes
+# whose variance grows.
+_OTHER_SCHEDULERS = ("FlowMatch", "EDM", "KarrasVe", "ScoreSdeVe", "CMStochastic", "Wuerstchen")
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -31,7 +37,9 @@ class PretrainedPrior(UNetPrior):
         return self.text(prompts)
 
 
-def read_unet(pipeline: Pipeline, channels: int, dtype: Dtype) -> tuple[UNet2DConditionModel, int]:
+def read_unet(
+    pipeline: Checkpoint, channels: int, dtype: Dtype
+) -> tuple[UNet2DConditionModel, int]:
     """The UNet that a pipeline's configuration describes, without its weights.
 
     Args:
@@ -59,10 +67,39 @@ def read_unet(pipeline: Pipeline, channels: int, dtype: Dtype) -> tuple[UNet2DCo
     return UNet2DConditionModel(config, dtype), config.sample_size
 
 
-def read_schedule(pipeline: Pipeline) -> NoiseSchedule:
+def read_component(pipeline: Checkpoint, name: str, model: CheckpointModel, dtype: Dtype) -> Params:
+    """The parameters of a component, placed on the device.
+
+    Raises:
+        WeightsError: They cannot be had, or do not fit the model.
+        OutOfMemoryError: The device has no room for them.
+    """
+    source = f"{pipeline.identity}/{name}"
+    return read_params(source, pipeline.tensors(name), model, dtype=dtype)
+
+
+def read_schedule(pipeline: Checkpoint) -> NoiseSchedule:
     """The noise schedule of a pipeline.
 
     Raises:
-        ValueError: An option of it is not supported.
+        WeightsError: It is none that preserves variance, z_t = alpha_t x + sigma_t eps with
+            alpha_t^2 + sigma_t^2 = 1; or an option of it is not supported.
     """
-    return NoiseSchedule.from_config(pipeline.config("scheduler", "scheduler_config.json"))
+    values = pipeline.config("scheduler", "scheduler_config.json")
+    name = str(values.get("_class_name", "a scheduler without a name"))
+    refusal = (
+        f"{pipeline.identity}: the scheduler is {name}; score distillation here needs a "
+        "variance-preserving schedule, such as DDPM's"
+    )
+    if any(part in name for part in _OTHER_SCHEDULERS):
+        raise WeightsError(f"{refusal}, not flow matching or another process")
+    if values.get("use_flow_sigmas"):
+        raise WeightsError(f"{refusal}, and use_flow_sigmas is flow matching")
+    # Every variance-preserving scheduler says its betas, even where they are the defaults.
+    missing = [key for key in _BETAS if key not in values]
+    if missing and values.get("trained_betas") is None:
+        raise WeightsError(f"{refusal}, and this one states no {', '.join(missing)}")
+    try:
+        return NoiseSchedule.from_config(values)
+    except ValueError as error:
+        raise WeightsError(f"{pipeline.identity}: {error}") from error

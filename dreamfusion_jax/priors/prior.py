@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Shaped
 
 from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
+from dreamfusion_jax.maths import expand_to, from_symmetric, to_symmetric
 from dreamfusion_jax.priors.prompts import PromptConfig, Text, text_for, view_prompts
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.scene.camera import Camera
@@ -212,14 +213,14 @@ class GaussianPrior:
     ) -> Float[Array, "V H W C"]:
         """Pixels scaled to [-1, 1]."""
         del params
-        return 2.0 * image - 1.0
+        return to_symmetric(image)
 
     def decode_image(
         self, params: PriorParams, z: Float[Array, "V H W C"]
     ) -> Float[Array, "V H W C"]:
         """Pixels scaled back to [0, 1]."""
         del params
-        return 0.5 * z + 0.5
+        return from_symmetric(z)
 
     def condition(self, text: Text, view: View, config: PromptConfig) -> Condition:
         """As any prior that reads text."""
@@ -234,10 +235,8 @@ class GaussianPrior:
     ) -> Float[Array, "V h w C"]:
         """The posterior mean of the noise; `embedding` broadcasts as the mean image."""
         del params
-        mean = embedding.reshape(*embedding.shape, *(1,) * (z.ndim - embedding.ndim))
-        alpha, sigma = (
-            f(t).reshape(-1, 1, 1, 1) for f in (self.schedule.alpha, self.schedule.sigma)
-        )
+        mean = expand_to(embedding, z.ndim)
+        alpha, sigma = (expand_to(f(t), z.ndim) for f in (self.schedule.alpha, self.schedule.sigma))
         return sigma * (z - alpha * mean) / (alpha**2 * self.std**2 + sigma**2)
 
 

@@ -8,14 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree, Shaped
 
 from dreamfusion_jax.pytree import pytree
-from dreamfusion_jax.scene.camera import (
-    OCTANTS,
-    VIEWS,
-    Camera,
-    octant_index,
-    view_index,
-    view_weights,
-)
+from dreamfusion_jax.scene.camera import Camera
+from dreamfusion_jax.scene.views import OCTANTS, VIEWS, octant_index, view_index, view_weights
 
 
 @dataclasses.dataclass(frozen=True)

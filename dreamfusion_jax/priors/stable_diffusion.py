@@ -5,6 +5,7 @@ the VAE out of the loop (Latent-NeRF, 2211.07600).
 """
 
 import dataclasses
+from pathlib import Path
 from typing import ClassVar
 
 import jax
@@ -12,11 +13,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dreamfusion_jax.devices import compute_dtype
+from dreamfusion_jax.diffusion.checkpoints.checkpoint import Checkpoint
 from dreamfusion_jax.diffusion.checkpoints.pipeline import open_pipeline
-from dreamfusion_jax.diffusion.checkpoints.weights import load_params
+from dreamfusion_jax.diffusion.checkpoints.single_file import FilePrediction, open_single_file
+from dreamfusion_jax.diffusion.checkpoints.tensors import WeightsError
 from dreamfusion_jax.diffusion.layers import Dtype
 from dreamfusion_jax.diffusion.vae import AutoencoderKL, VaeConfig
-from dreamfusion_jax.priors.pretrained import PretrainedPrior, read_schedule, read_unet
+from dreamfusion_jax.maths import from_symmetric, to_symmetric
+from dreamfusion_jax.priors.pretrained import (
+    PretrainedPrior,
+    read_component,
+    read_schedule,
+    read_unet,
+)
 from dreamfusion_jax.priors.prior import PriorParams
 from dreamfusion_jax.priors.text import CachedText, encode_clip
 
@@ -79,7 +88,7 @@ class StableDiffusionPrior(PretrainedPrior):
             return image
         size = self.latent_size * 2 ** (self.vae.config.levels - 1)
         image = jax.image.resize(image, (image.shape[0], size, size, image.shape[-1]), "bilinear")
-        mean, _ = self.vae.apply({"params": params["vae"]}, 2.0 * image - 1.0, method="encode")
+        mean, _ = self.vae.apply({"params": params["vae"]}, to_symmetric(image), method="encode")
         return self.vae.config.scaling_factor * mean.astype(jnp.float32)
 
     def decode_image(
@@ -93,18 +102,39 @@ class StableDiffusionPrior(PretrainedPrior):
         def decode(latent: Float[Array, "h w C"]) -> Float[Array, "H W 3"]:
             image = self.vae.apply({"params": params["vae"]}, latent[None], method="decode")
             assert isinstance(image, jax.Array)
-            return 0.5 * image[0].astype(jnp.float32) + 0.5
+            return from_symmetric(image[0].astype(jnp.float32))
 
         return jax.lax.map(decode, z / self.vae.config.scaling_factor)
 
 
-def load(
-    source: str = DEFAULT_REPO, *, dtype: Dtype = None, latent: bool = False
-) -> tuple[StableDiffusionPrior, PriorParams]:
-    """Reads a checkpoint in diffusers' layout; the text encoder waits for a prompt.
+def open_checkpoint(
+    source: str, *, prediction_type: FilePrediction | None = None, tokenizer: str | None = None
+) -> Checkpoint:
+    """Finds a checkpoint in diffusers' layout, or in one .safetensors file.
 
     Args:
-        source: REPO_OR_FOLDER[@REVISION].
+        source: REPO_OR_FOLDER[@REVISION], or a file of SD 1.x or 2.x.
+        prediction_type: What the UNet of a file predicts, where the file does not tell.
+        tokenizer: Folder or repository of the tokenizer of a file; None for the usual one.
+
+    Raises:
+        WeightsError: It cannot be had, or is not such a model; or one of the last two arguments
+            is given with a checkpoint that says it itself.
+    """
+    if Path(source).suffix == ".safetensors":
+        return open_single_file(source, prediction_type=prediction_type, tokenizer=tokenizer)
+    if prediction_type is not None or tokenizer is not None:
+        raise WeightsError(f"{source} is no .safetensors file: it has its own scheduler, tokenizer")
+    return open_pipeline(source, _COMPONENTS)
+
+
+def load(
+    source: str | Checkpoint = DEFAULT_REPO, *, dtype: Dtype = None, latent: bool = False
+) -> tuple[StableDiffusionPrior, PriorParams]:
+    """Reads a checkpoint; the text encoder waits for a prompt.
+
+    Args:
+        source: What `open_checkpoint` gives, or takes with its defaults.
         dtype: Type of the weights and of the computation; None for `compute_dtype()`.
         latent: Whether scenes render latents, of the UNet's size, instead of 64 x 64 pixels.
 
@@ -115,7 +145,7 @@ def load(
         WeightsError: The checkpoint cannot be had, or is not such a model.
         ValueError: An option of its configuration is not supported.
     """
-    pipeline = open_pipeline(source, _COMPONENTS)
+    pipeline = open_checkpoint(source) if isinstance(source, str) else source
     dtype = compute_dtype() if dtype is None else dtype
     vae = AutoencoderKL(VaeConfig.from_json(pipeline.config("vae")), dtype)
     unet, size = read_unet(pipeline, vae.config.latent_channels, dtype)
@@ -129,7 +159,7 @@ def load(
         image_size=size if latent else SIZES[0],
     )
     params = {
-        "unet": load_params(pipeline.component("unet"), unet, dtype=dtype),
-        "vae": load_params(pipeline.component("vae"), vae, dtype=dtype),
+        "unet": read_component(pipeline, "unet", unet, dtype),
+        "vae": read_component(pipeline, "vae", vae, dtype),
     }
     return prior, params

@@ -1,7 +1,8 @@
 """Embeddings of prompts, encoded once on the host and then kept on disk.
 
-The encoder of DeepFloyd IF is larger than its UNet. It is loaded only for prompts that it has
-never seen, one after the other so that an embedding does not depend on its company, and freed.
+The encoder of DeepFloyd IF is larger than its UNet. It is read only for prompts that it has
+never seen, one layer at a time. An embedding does not depend on the prompts that are encoded
+with it.
 """
 
 import contextlib
@@ -18,15 +19,18 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from transformers import CLIPTokenizer, T5Tokenizer
 
-from dreamfusion_jax.diffusion.checkpoints.pipeline import Pipeline
-from dreamfusion_jax.diffusion.checkpoints.weights import Params, WeightsError, load_params
+from dreamfusion_jax.devices import device_errors, host_device
+from dreamfusion_jax.diffusion.checkpoints.checkpoint import Checkpoint
+from dreamfusion_jax.diffusion.checkpoints.tensors import WeightsError
+from dreamfusion_jax.diffusion.checkpoints.weights import Params, read_params
 from dreamfusion_jax.diffusion.clip import ClipTextConfig, ClipTextModel
-from dreamfusion_jax.diffusion.t5 import T5Config, T5EncoderModel
+from dreamfusion_jax.diffusion.t5 import T5Config
+from dreamfusion_jax.diffusion.t5_streaming import Progress, encode_layer_by_layer
 
 T5_LENGTH = 77
 """Tokens in a prompt of DeepFloyd IF; T5 could read more, but the UNet was trained with these."""
@@ -34,7 +38,7 @@ T5_LENGTH = 77
 _ENCODER, _TOKENIZER = "text_encoder", "tokenizer"
 _ENTRY = "embedding"
 # Changed with the way prompts are encoded, so that older entries are not used.
-_FORMAT = 1
+_FORMAT = 2
 # Tables of embeddings are padded to a multiple of this, as T5's from 32,100 rows to 32,128.
 _TABLE_MULTIPLE = 128
 
@@ -62,8 +66,8 @@ class CachedText:
         cache: Folder of the files.
     """
 
-    pipeline: Pipeline
-    encode: Callable[[Pipeline, list[str]], Float[Array, "P N D"]]
+    pipeline: Checkpoint
+    encode: Callable[[Checkpoint, list[str]], Float[Array, "P N D"]]
     cache: Path = dataclasses.field(default_factory=default_cache)
 
     def __call__(self, prompts: Sequence[str]) -> Float[Array, "P N D"]:
@@ -126,10 +130,11 @@ class CachedText:
             warnings.warn(f"embeddings are not kept: {error}", stacklevel=2)
 
 
-def encode_clip(pipeline: Pipeline, prompts: list[str]) -> Float[Array, "P N D"]:
+def encode_clip(pipeline: Checkpoint, prompts: list[str]) -> Float[Array, "P N D"]:
     """Last hidden states of CLIP's text encoder in float32, as Stable Diffusion is given them.
 
-    Prompts are padded with the tokenizer's own token (SD 2.1 pads with "!"), without a mask.
+    Prompts are padded with the tokenizer's own token (SD 2.1 pads with "!") unless the
+    checkpoint names another, without a mask.
 
     Raises:
         WeightsError: tokenizer or encoder are missing, damaged or do not fit each other.
@@ -138,15 +143,37 @@ def encode_clip(pipeline: Pipeline, prompts: list[str]) -> Float[Array, "P N D"]
     forms = (("tokenizer.json",), ("vocab.json", "merges.txt"))
     tokenizer = _load_tokenizer(pipeline, CLIPTokenizer, forms, config.vocab_size)
     length = min(tokenizer.model_max_length, config.max_length)
+    if pipeline.pad_token is not None:
+        tokenizer.pad_token = pipeline.pad_token
     ids, _ = _tokenize(tokenizer, prompts, length)
-    return _run(pipeline, ClipTextModel(config), ids)
+    model = ClipTextModel(config)
+    what = f"{pipeline.identity}/{_ENCODER}"
+
+    @jax.jit
+    def forward(params: Params, ids: Int[Array, "1 N"]) -> Float[Array, "1 N D"]:
+        output = model.apply({"params": params}, ids)
+        assert isinstance(output, tuple)
+        return output[0]
+
+    with device_errors(what), jax.default_device(host_device()):
+        params = read_params(what, pipeline.tensors(_ENCODER), model)
+        # One by one, or an embedding would depend on its company in the last bits.
+        rows = [forward(params, ids[i : i + 1]) for i in range(len(ids))]
+        return jnp.concatenate(rows).block_until_ready()
 
 
-def encode_t5(pipeline: Pipeline, prompts: list[str]) -> Float[Array, "P N D"]:
-    """Last hidden states of T5's encoder in bfloat16, as DeepFloyd IF is given them.
+def encode_t5(
+    pipeline: Checkpoint, prompts: list[str], progress: Progress | None = None
+) -> Float[Array, "P N D"]:
+    """Last hidden states of T5's encoder in float32, as DeepFloyd IF is given them.
 
     Prompts are stripped and lower-cased, as in diffusers where beautifulsoup4 and ftfy are not
     installed or `clean_caption` is off. Padding is masked.
+
+    Args:
+        pipeline: The checkpoint.
+        prompts: The texts.
+        progress: Told how many layers of the encoder are done, of how many.
 
     Raises:
         WeightsError: tokenizer or encoder are missing, damaged or do not fit each other.
@@ -156,30 +183,15 @@ def encode_t5(pipeline: Pipeline, prompts: list[str]) -> Float[Array, "P N D"]:
     tokenizer = _load_tokenizer(pipeline, T5Tokenizer, forms, config.vocab_size)
     prompts = [prompt.lower().strip() for prompt in prompts]
     ids, mask = _tokenize(tokenizer, prompts, T5_LENGTH)
-    return _run(pipeline, T5EncoderModel(config, jnp.bfloat16), ids, mask)
+    what = f"{pipeline.identity}/{_ENCODER}"
+    with device_errors(what), jax.default_device(host_device()):
+        tensors = pipeline.tensors(_ENCODER)
+        return encode_layer_by_layer(what, tensors, config, ids, mask, progress).block_until_ready()
 
 
-def _run(
-    pipeline: Pipeline,
-    model: ClipTextModel | T5EncoderModel,
-    *inputs: Shaped[np.ndarray, "P N"],
-) -> Float[Array, "P N D"]:
-    """Applies the text encoder on the host, and forgets its weights."""
-
-    def forward(params: Params, *inputs: Array) -> Array:
-        output = model.apply({"params": params}, *inputs)
-        return output[0] if isinstance(output, tuple) else output  # CLIP's is also pooled.
-
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        params = load_params(pipeline.component(_ENCODER), model, dtype=model.dtype)
-        compiled = jax.jit(forward)
-        rows = [
-            compiled(params, *(array[i : i + 1] for array in inputs)) for i in range(len(inputs[0]))
-        ]
-        return jnp.concatenate(rows)
-
-
-def _read_config(pipeline: Pipeline, from_json: Callable[[Mapping[str, Any]], _Config]) -> _Config:
+def _read_config(
+    pipeline: Checkpoint, from_json: Callable[[Mapping[str, Any]], _Config]
+) -> _Config:
     values = pipeline.config(_ENCODER)
     try:
         return from_json(values)
@@ -188,7 +200,7 @@ def _read_config(pipeline: Pipeline, from_json: Callable[[Mapping[str, Any]], _C
 
 
 def _load_tokenizer(
-    pipeline: Pipeline,
+    pipeline: Checkpoint,
     kind: type[_Tokenizer],
     forms: tuple[tuple[str, ...], ...],
     rows: int,
@@ -198,7 +210,7 @@ def _load_tokenizer(
     transformers makes up a vocabulary where the files are missing: hence the checks.
     """
     folder = pipeline.component(_TOKENIZER)
-    names = {file.name for file in pipeline.files(_TOKENIZER)}
+    names = {file.name for file in folder.iterdir()}
     if not any(names.issuperset(form) for form in forms):
         wanted = " nor ".join(" with ".join(form) for form in forms)
         raise WeightsError(f"{folder} is no {kind.__name__}: it has neither {wanted}")

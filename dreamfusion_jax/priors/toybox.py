@@ -4,17 +4,17 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import jax
 from jaxtyping import Array, Float
-from transformers import CLIPTokenizer
 
 from dreamfusion_jax.diffusion.checkpoints.weights import load_params
 from dreamfusion_jax.diffusion.clip import ClipTextConfig, ClipTextModel
 from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.unet_config import UNetConfig
+from dreamfusion_jax.maths import from_symmetric, to_symmetric
 from dreamfusion_jax.priors.prior import PriorParams
 from dreamfusion_jax.priors.unet_prior import UNetPrior
 from dreamfusion_jax.toybox.architecture import (
@@ -25,6 +25,9 @@ from dreamfusion_jax.toybox.architecture import (
     tokenize,
 )
 from dreamfusion_jax.toybox.captions import Vocabulary
+
+if TYPE_CHECKING:
+    import transformers
 
 SHIPPED = Path(__file__).parent.parent / "weights" / "toybox"
 """The folder of the prior that is installed with the package."""
@@ -42,7 +45,7 @@ class ToyboxPrior(UNetPrior):
     """
 
     text_encoder: ClipTextModel
-    tokenizer: CLIPTokenizer
+    tokenizer: "transformers.CLIPTokenizer"
     vocabulary: Vocabulary
     image_size: int
     bounded: ClassVar[bool] = True
@@ -64,14 +67,14 @@ class ToyboxPrior(UNetPrior):
     ) -> Float[Array, "V h w C"]:
         """Pixels scaled to [-1, 1], each 2 x 2 square stacked into 12 channels."""
         del params
-        return space_to_depth(2.0 * image - 1.0)
+        return space_to_depth(to_symmetric(image))
 
     def decode_image(
         self, params: PriorParams, z: Float[Array, "V h w C"]
     ) -> Float[Array, "V H W 3"]:
         """The inverse of `encode_image`."""
         del params
-        return 0.5 * depth_to_space(z) + 0.5
+        return from_symmetric(depth_to_space(z))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -92,6 +95,8 @@ def load(folder: Path = SHIPPED) -> tuple[ToyboxPrior, PriorParams]:
         FileNotFoundError: The folder is no toybox prior.
         WeightsError: Its weights do not fit its configuration.
     """
+    from transformers import CLIPTokenizer
+
     if not (folder / "toybox.json").exists():
         raise FileNotFoundError(f"{folder} holds no toybox prior (no toybox.json)")
     config = UNetConfig.from_json(read_json(folder / "unet/config.json"))

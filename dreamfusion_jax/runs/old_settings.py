@@ -24,6 +24,7 @@ def upgrade(saved: dict[str, Any]) -> dict[str, Any]:
     try:
         config = old["config"]
         _name_kinds(config)
+        _join_densities(config["scene"])
         _share_times(config["train"])
         settings = {
             name: old[name]
@@ -39,6 +40,14 @@ def _name_kinds(config: dict[str, Any]) -> None:
     field, optimizer = config["scene"]["field"], config["train"]["optimizer"]
     field["kind"] = "GridField" if "grid" in field else "MlpField"
     optimizer["kind"] = "AdamConfig" if "learning_rate" in optimizer else "ShampooConfig"
+
+
+def _join_densities(scene: dict[str, Any]) -> None:
+    """A grid's blob was inside of the exponential, that of networks outside and without a bias."""
+    for part in (scene["field"], scene["proposal"]):
+        grid = "grid" in part
+        place = {"bias": part.pop("bias") if grid else 0.0, "blob": "inside" if grid else "outside"}
+        part["density"] = place | part.pop("blob")
 
 
 def _share_times(train: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ def write_preview(path: Path, scene: TrainedScene, output: OutputConfig, size: i
     """
     looks = scene.look(output.cameras(_PREVIEW_VIEWS), size=size, backdrop=output.backdrop)
     path.parent.mkdir(exist_ok=True)
-    rows = np.stack([looks.color, looks.shaded, looks.textureless, looks.normals])
+    rows = np.stack([looks.colour, looks.shaded, looks.textureless, looks.normals])
     labels = ["colour", "shaded", "textureless", "normals"]
     write_whole(path, lambda part: save_png(part, contact_sheet(rows, labels)))
 
@@ -34,7 +34,7 @@ def write_turntable(path: Path, scene: TrainedScene, output: OutputConfig) -> No
     """A video of the scene turning once: colour, textureless and normals side by side."""
     cameras = output.cameras(output.frames)
     looks = scene.look(cameras, size=output.size, backdrop=output.backdrop)
-    video = side_by_side(looks.color, looks.textureless, looks.normals)
+    video = side_by_side(looks.colour, looks.textureless, looks.normals)
     write_whole(path, lambda part: save_video(part, video, _FPS))
 
 

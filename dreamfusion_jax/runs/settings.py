@@ -24,7 +24,8 @@ from dreamfusion_jax.presets import Preset, RunConfig
 from dreamfusion_jax.priors.loading import PriorName
 from dreamfusion_jax.runs.checkpoint import CheckpointError
 from dreamfusion_jax.runs.old_settings import is_old, upgrade
-from dreamfusion_jax.scene.field import GridField, MlpField
+from dreamfusion_jax.scene.fields.grid import GridField
+from dreamfusion_jax.scene.fields.mlp import MlpField
 
 FORMAT = 2
 """Of config.json; the first kind, which had no number, held the command line."""

@@ -22,7 +22,7 @@ from dreamfusion_jax.runs.checkpoint import Checkpointer, CheckpointError, load_
 from dreamfusion_jax.runs.files import write_whole
 from dreamfusion_jax.runs.settings import RunSettings, from_json, read_settings, to_json
 from dreamfusion_jax.scene.camera import Camera
-from dreamfusion_jax.scene.field import Params
+from dreamfusion_jax.scene.fields.protocol import Params
 from dreamfusion_jax.scene.lighting import Lighting
 from dreamfusion_jax.scene.render import SceneModel
 

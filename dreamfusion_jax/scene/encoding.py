@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from dreamfusion_jax.maths import expand_to
+
 _HASH_PRIMES = (1, 2654435761, 805459861)
 _CORNERS = tuple(itertools.product((0, 1), repeat=3))
 
@@ -34,7 +36,7 @@ def integrated_positional_encoding(
     """
     angle = _angles(mean, num_frequencies)
     squared = jnp.repeat(4.0 ** jnp.arange(num_frequencies, dtype=jnp.float32), 3)
-    decay = jnp.exp(-0.5 * variance[..., None] * squared.reshape((1,) * variance.ndim + (-1,)))
+    decay = jnp.exp(-0.5 * variance[..., None] * expand_to(squared, variance.ndim + 1, tail=1))
     return jnp.concatenate([jnp.sin(angle) * decay, jnp.cos(angle) * decay], axis=-1)
 
 

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from dreamfusion_jax.maths import expand_to
+
 _TINY = 1e-30
 """A total weight or a width below this counts as zero; far above float32's smallest normal."""
 
@@ -23,8 +25,7 @@ def uniform_edges(
     near: Float[Array, "*batch"], far: Float[Array, "*batch"], num: int
 ) -> Float[Array, "*batch {num}+1"]:
     """Edges of `num` intervals of equal length between the distances near and far."""
-    fraction = jnp.linspace(0.0, 1.0, num + 1)
-    fraction = fraction.reshape((1,) * near.ndim + fraction.shape)
+    fraction = expand_to(jnp.linspace(0.0, 1.0, num + 1), near.ndim + 1, tail=1)
     return near[..., None] * (1.0 - fraction) + far[..., None] * fraction
 
 
@@ -98,7 +99,7 @@ def resample(
     edges, weights = jax.lax.stop_gradient((edges, weights))
     batch = edges.shape[:-1]
     jitter = jnp.full(batch, 0.5) if key is None else jax.random.uniform(key, batch)
-    rank = jnp.arange(num, dtype=edges.dtype).reshape((1,) * len(batch) + (num,))
+    rank = expand_to(jnp.arange(num, dtype=edges.dtype), edges.ndim, tail=1)
     below_one = 1.0 - jnp.finfo(edges.dtype).epsneg  # At 1 a trailing empty interval would count.
     quantile = jnp.minimum((rank + jitter[..., None]) / num, below_one)
     points = _inverse_cdf(edges, weights, quantile)

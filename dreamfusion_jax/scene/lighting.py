@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, ScalarLike
 
 from dreamfusion_jax.checks import NOT_NEGATIVE, POSITIVE, SHARE, check_range, check_span
-from dreamfusion_jax.maths import safe_normalize
+from dreamfusion_jax.maths import expand_to, safe_normalize
 from dreamfusion_jax.pytree import pytree
 
 
@@ -119,17 +119,11 @@ def lambertian(
         point: Where the surface is, mu.
         lighting: One light for all points, or one per leading axis.
     """
-    fields = (lighting.position, lighting.ambient, lighting.diffuse)
-    position, ambient, diffuse = (_expand(x, point.ndim - 1, x is fields[0]) for x in fields)
+    position = expand_to(lighting.position, point.ndim, tail=1)
+    ambient, diffuse = (expand_to(x, point.ndim - 1) for x in (lighting.ambient, lighting.diffuse))
     towards = safe_normalize(position - point)
     cosine = jnp.maximum(jnp.sum(normal * towards, axis=-1), 0.0)
     return diffuse * cosine + ambient
-
-
-def _expand(x: jax.Array, rank: int, vector: bool) -> jax.Array:
-    """Inserts axes behind the leading ones until the batch has `rank` axes."""
-    lead = x.ndim - int(vector)
-    return x.reshape(*x.shape[:lead], *(1,) * (rank - lead), *x.shape[lead:])
 
 
 def sample_backdrop(key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "*shape 3"]:

@@ -10,10 +10,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from dreamfusion_jax.checks import NOT_NEGATIVE, POSITIVE, check_count, check_range
+from dreamfusion_jax.maths import expand_to
 from dreamfusion_jax.pytree import pytree
+from dreamfusion_jax.scene.background import EnvironmentMap
 from dreamfusion_jax.scene.camera import Camera, Rays, cast_rays, sphere_bounds
 from dreamfusion_jax.scene.encoding import frustum_moments
-from dreamfusion_jax.scene.field import EnvironmentMap, Field, Params, ProposalMlp
+from dreamfusion_jax.scene.fields.proposal import ProposalMlp
+from dreamfusion_jax.scene.fields.protocol import Field, Params
 from dreamfusion_jax.scene.intervals import anneal, dilate, resample, uniform_edges
 from dreamfusion_jax.scene.lighting import Lighting
 from dreamfusion_jax.scene.shading import density_normals, shade
@@ -67,7 +70,8 @@ class SceneModel(Generic[_F]):
         background: What surrounds the scene; None expects a backdrop colour with each view.
 
     Raises:
-        ValueError: Only one of the field and the background is latent.
+        ValueError: A latent field without a background: a plain backdrop would have to be the
+            latent of a plain wall, and only the autoencoder knows that.
     """
 
     field: _F
@@ -76,22 +80,25 @@ class SceneModel(Generic[_F]):
     background: EnvironmentMap | None = EnvironmentMap()
 
     def __post_init__(self) -> None:
-        if self.latent != (self.background is not None and self.background.latent):
-            raise ValueError("a latent field and a latent background need each other")
+        if self.latent and self.background is None:
+            raise ValueError("a latent scene needs a background of its own")
 
     @property
     def latent(self) -> bool:
-        """Whether renderings are latents, not colours."""
+        """Whether renderings are latents, not colours: the field says so."""
         return self.field.latent
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Fresh parameters: {"field", "proposals", "background"}."""
         field_key, proposal_key, background_key = jax.random.split(key, 3)
         keys = jax.random.split(proposal_key, len(self.sampling.proposals))
+        background = {}
+        if self.background is not None:
+            background = self.background.init(background_key, latent=self.latent)
         return {
             "field": self.field.init(field_key),
             "proposals": [self.proposal.init(k) for k in keys],
-            "background": self.background.init(background_key) if self.background else {},
+            "background": background,
         }
 
 
@@ -100,7 +107,7 @@ class Rendering:
     """What was seen along rays [*batch].
 
     Attributes:
-        color: Lit colour over the background. Latents take no light: C = 4 numbers as they are.
+        colour: Lit colour over the background. Latents take no light: C = 4 numbers as they are.
         albedo: Accumulated albedo, premultiplied by opacity, no background.
         light: Accumulated light on a white surface, premultiplied by opacity.
         normal: Accumulated normal, premultiplied by opacity.
@@ -112,7 +119,7 @@ class Rendering:
         proposals: (edges, weights) of each proposal round.
     """
 
-    color: Float[Array, "*batch C"]
+    colour: Float[Array, "*batch C"]
     albedo: Float[Array, "*batch C"]
     light: Float[Array, "*batch"]
     normal: Float[Array, "*batch 3"]
@@ -251,7 +258,7 @@ def render_rays(
     opacity = jnp.sum(weights, axis=-1)
     background = _background(model, params, rays, backdrop)
     light = shade(jnp.ones_like(points), normals, places, lighting)[..., 0]
-    colors = albedo if model.latent else shade(albedo, normals, places, lighting)
+    colours = albedo if model.latent else shade(albedo, normals, places, lighting)
     depth = jnp.sum(weights * distance, axis=-1) / jnp.maximum(opacity, 1e-6)
     normals = jnp.broadcast_to(normals, points.shape)
 
@@ -259,7 +266,7 @@ def render_rays(
         return jnp.sum(weights[..., None] * values, axis=-2)
 
     return Rendering(
-        color=total(colors) + (1.0 - opacity[..., None]) * background,
+        colour=total(colours) + (1.0 - opacity[..., None]) * background,
         albedo=total(albedo),
         light=jnp.sum(weights * light, axis=-1),
         normal=total(normals),
@@ -293,11 +300,10 @@ def _background(
     model: SceneModel, params: Params, rays: Rays, backdrop: jax.Array | None
 ) -> jax.Array:
     if backdrop is not None:
-        missing = rays.direction.ndim - backdrop.ndim
-        return backdrop.reshape(*backdrop.shape[:-1], *(1,) * missing, 3)
+        return expand_to(backdrop, rays.direction.ndim, tail=1)
     if model.background is None:
         raise ValueError("this scene has no background of its own: pass a backdrop")
-    return model.background(params["background"], rays.direction)
+    return model.background(params["background"], rays.direction, latent=model.latent)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "height", "width", "chunk"))
@@ -327,7 +333,7 @@ def render_image(
         chunk: Rays at once; bounds the memory.
 
     Returns:
-        "color", "albedo" [H, W, C], "normal" [H, W, 3] and "light", "opacity", "depth"
+        "colour", "albedo" [H, W, C], "normal" [H, W, 3] and "light", "opacity", "depth"
         [H, W, 1].
     """
     rays = cast_rays(camera, height, width)
@@ -337,7 +343,7 @@ def render_image(
         ray = jax.tree.map(lambda x: x[None], ray)
         seen = render_rays(model, params, ray, lighting, variance=variance, backdrop=backdrop)
         return {
-            "color": seen.color[0],
+            "colour": seen.colour[0],
             "albedo": seen.albedo[0],
             "normal": seen.normal[0],
             "light": seen.light,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dreamfusion_jax.maths import safe_normalize
+from dreamfusion_jax.maths import expand_to, safe_normalize
 from dreamfusion_jax.scene.lighting import Lighting, lambertian
 
 
@@ -41,7 +41,6 @@ def shade(
     lighting: Lighting,
 ) -> Float[Array, "*batch 3"]:
     """C = rho (l_rho max(0, n . l) + l_a), rho white if textureless (DreamFusion, eq. 4)."""
-    bare = lighting.textureless
-    bare = bare.reshape(*bare.shape, *(1,) * (albedo.ndim - bare.ndim))
+    bare = expand_to(lighting.textureless, albedo.ndim)
     paint = jnp.where(bare, 1.0, albedo)
     return paint * lambertian(normal, point, lighting)[..., None]

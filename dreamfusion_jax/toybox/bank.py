@@ -13,14 +13,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from dreamfusion_jax.pytree import pytree
-from dreamfusion_jax.scene.camera import (
-    OCTANTS,
-    CameraConfig,
-    octant_index,
-    sample_camera,
-    view_index,
-)
+from dreamfusion_jax.scene.camera import CameraConfig, sample_camera
 from dreamfusion_jax.scene.lighting import LightingConfig, sample_backdrop, sample_lighting
+from dreamfusion_jax.scene.views import OCTANTS, octant_index, view_index
 from dreamfusion_jax.toybox.captions import VIEW_WORDS, CaptionTable, Vocabulary
 from dreamfusion_jax.toybox.renderer import Layers, colourise, render_layers
 from dreamfusion_jax.toybox.world import COLOURS, HELD_OUT

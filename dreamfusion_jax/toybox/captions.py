@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dreamfusion_jax.scene.camera import OCTANTS, VIEWS
+from dreamfusion_jax.scene.views import OCTANTS, VIEWS
 from dreamfusion_jax.toybox.world import CATEGORIES, COLOURS, MODIFIERS, Scene, check_known
 
 VIEW_WORDS = tuple(dict.fromkeys((*VIEWS, *OCTANTS)))

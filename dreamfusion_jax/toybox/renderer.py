@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from dreamfusion_jax.maths import expand_to
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.scene.camera import Camera, Rays, cast_rays, sphere_bounds
 from dreamfusion_jax.scene.lighting import Lighting, lambertian
@@ -158,9 +159,10 @@ def colourise(
         Images in [0, 1].
     """
     c = layers.coefficients
-    image = c[..., 2:] + c[..., :1] * main[..., None, None, :]
-    image = image + c[..., 1:2] * accent[..., None, None, :]
-    image = image + (1.0 - layers.alpha[..., None]) * background[..., None, None, :]
+    main, accent, background = (expand_to(x, c.ndim, tail=1) for x in (main, accent, background))
+    image = c[..., 2:] + c[..., :1] * main
+    image = image + c[..., 1:2] * accent
+    image = image + (1.0 - layers.alpha[..., None]) * background
     return jnp.clip(image, 0.0, 1.0)
 
 

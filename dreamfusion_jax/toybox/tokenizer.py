@@ -4,11 +4,12 @@ import string
 from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Any
-
-from transformers import CLIPTokenizer
+from typing import TYPE_CHECKING, Any
 
 from dreamfusion_jax.toybox.captions import Vocabulary
+
+if TYPE_CHECKING:
+    import transformers
 
 MAX_LENGTH = 18
 """The longest caption, with a modifier and a view, has 15 words and two marks."""
@@ -17,12 +18,14 @@ _START, _END = "<|startoftext|>", "<|endoftext|>"
 _WORD_END = "</w>"
 
 
-def build_tokenizer() -> CLIPTokenizer:
+def build_tokenizer() -> "transformers.CLIPTokenizer":
     """A CLIP tokenizer whose byte pairs merge every word of the world into one token.
 
     The folder it is saved to is an ordinary CLIP tokenizer folder. The ids are the same
     every time, so that a training that was stopped can go on.
     """
+    from transformers import CLIPTokenizer
+
     merges = learn_merges(Vocabulary().words())
     symbols = [*string.ascii_lowercase, ","]
     tokens = [_START, _END, *symbols, *(s + _WORD_END for s in symbols)]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from helpers.torch_models import compile_fast, randomize, reference_config, relative_error
+from helpers.configs import reference_config
+from helpers.torch_models import compile_fast, randomize, relative_error
 from safetensors.torch import load_file, save_file
 
 from dreamfusion_jax.diffusion.checkpoints.weights import count_params, load_params, save_params

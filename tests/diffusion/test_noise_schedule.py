@@ -1,22 +1,15 @@
-import json
-import pathlib
-
 import diffusers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from helpers.configs import reference_config
 
 from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
 
-CONFIGS = pathlib.Path(__file__).parents[1] / "reference_configs"
 MODELS = ["stable-diffusion-v1-5", "stable-diffusion-2-1", "IF-I-XL-v1.0"]
 SHAPE = (6, 4, 4, 3)
-
-
-def read_config(model):
-    return json.loads((CONFIGS / model / "scheduler" / "scheduler_config.json").read_text())
 
 
 def peer(config):
@@ -36,7 +29,11 @@ def times(steps=1000):
 
 @pytest.mark.parametrize(
     "config",
-    [*map(read_config, MODELS), {}, {"beta_schedule": "linear", "num_train_timesteps": 250}],
+    [
+        *(reference_config(m, "scheduler") for m in MODELS),
+        {},
+        {"beta_schedule": "linear", "num_train_timesteps": 250},
+    ],
     ids=[*MODELS, "defaults", "linear-250"],
 )
 def test_schedule_equals_diffusers(config):
@@ -50,7 +47,7 @@ def test_schedule_equals_diffusers(config):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_noising_equals_diffusers(model):
-    config = read_config(model)
+    config = reference_config(model, "scheduler")
     schedule, reference = NoiseSchedule.from_config(config), peer(config)
     x, eps = images(2)
     t, index = times()
@@ -65,7 +62,7 @@ def test_noising_equals_diffusers(model):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_identities_and_round_trips(model):
-    schedule = NoiseSchedule.from_config(read_config(model))
+    schedule = NoiseSchedule.from_config(reference_config(model, "scheduler"))
     x, eps = images(2)
     t, _ = times()
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from helpers.torch_models import compile_fast, randomize, reference_config, relative_error
+from helpers.configs import reference_config
+from helpers.torch_models import compile_fast, randomize, relative_error
 from safetensors.torch import load_file
 from transformers.models.t5.modeling_t5 import T5Attention
 

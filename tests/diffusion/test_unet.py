@@ -7,61 +7,17 @@ import numpy as np
 import pytest
 import torch
 from flax.traverse_util import flatten_dict, unflatten_dict
-from helpers.torch_models import compile_fast, randomize, reference_config, relative_error
+from helpers.configs import TINY_UNET, UNETS, reference_config
+from helpers.torch_models import compile_fast, randomize, relative_error
 
 from dreamfusion_jax.diffusion.checkpoints.weights import count_params, load_params, save_params
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.unet_config import UNetConfig
 
-TINY = {
-    "in_channels": 12,
-    "out_channels": 12,
-    "sample_size": 16,
-    "block_out_channels": [32, 48, 64, 64],
-    "norm_num_groups": 16,
-    "down_block_types": ["DownBlock2D"] + 3 * ["CrossAttnDownBlock2D"],
-    "up_block_types": 3 * ["CrossAttnUpBlock2D"] + ["UpBlock2D"],
-    "layers_per_block": 1,
-    "cross_attention_dim": 32,
-    "attention_head_dim": 4,
-    "addition_embed_type": "text",
-    "addition_embed_type_num_heads": 4,
-    "resnet_time_scale_shift": "scale_shift",
-}
-CONFIGS = {
-    # 8 heads; 1x1 convolutions around the transformers.
-    "sd-1.5": reference_config("stable-diffusion-v1-5", "unet")
-    | {"block_out_channels": [32, 48], "norm_num_groups": 16, "cross_attention_dim": 24}
-    | {"down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"]}
-    | {"up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "layers_per_block": 1},
-    # Heads listed by level; matrices around the transformers.
-    "sd-2.1": reference_config("stable-diffusion-2-1", "unet")
-    | {"block_out_channels": [32, 48], "norm_num_groups": 16, "cross_attention_dim": 40}
-    | {"down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"]}
-    | {"up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"]}
-    | {"layers_per_block": [2, 1], "transformer_layers_per_block": [2, 1]}
-    | {"attention_head_dim": [2, 3]},
-    "if": reference_config("IF-I-M-v1.0", "unet")
-    | {"block_out_channels": [32, 48], "norm_num_groups": 16, "cross_attention_dim": 64}
-    | {"down_block_types": ["ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"]}
-    | {"up_block_types": ["SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"]}
-    | {"layers_per_block": 1, "attention_head_dim": 16}
-    | {"encoder_hid_dim": 40, "addition_embed_type_num_heads": 4},
-    "toybox": TINY,
-    # Every other option that is supported.
-    "others": TINY
-    | {"block_out_channels": [32, 48], "freq_shift": 1, "flip_sin_to_cos": False}
-    | {"down_block_types": ["CrossAttnDownBlock2D", "SimpleCrossAttnDownBlock2D"]}
-    | {"up_block_types": ["SimpleCrossAttnUpBlock2D", "CrossAttnUpBlock2D"]}
-    | {"mid_block_type": "UNetMidBlock2DSimpleCrossAttn"}
-    | {"mid_block_scale_factor": 1.4, "resnet_out_scale_factor": 0.7, "norm_eps": 1e-2}
-    | {"resnet_skip_time_act": True, "attention_head_dim": [4, 8], "downsample_padding": 0},
-}
-
 
 def make_pair(name, folder):
     """The PyTorch model, saved by itself, and ours, loaded from that."""
-    torch_model = diffusers.UNet2DConditionModel.from_config(CONFIGS[name]).eval()
+    torch_model = diffusers.UNet2DConditionModel.from_config(UNETS[name]).eval()
     randomize(torch_model)
     torch_model.save_pretrained(folder)
     config = UNetConfig.from_json(json.loads((folder / "config.json").read_text()))
@@ -83,7 +39,7 @@ def run_torch(model, sample, times, text):
         return model(sample.permute(0, 3, 1, 2), times, text).sample.permute(0, 2, 3, 1)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", UNETS)
 def test_equals_diffusers(name, tmp_path):
     torch_model, model, params = make_pair(name, tmp_path)
     inputs = make_inputs(model.config)
@@ -146,11 +102,11 @@ def test_diffusers_reads_what_we_save(tmp_path):
 )
 def test_unsupported_configs_are_named(change, message):
     with pytest.raises(ValueError, match=message):
-        UNetConfig.from_json(TINY | change)
+        UNetConfig.from_json(TINY_UNET | change)
 
 
 def test_sizes_that_do_not_divide_are_refused():
-    model = UNet2DConditionModel(UNetConfig.from_json(TINY))
+    model = UNet2DConditionModel(UNetConfig.from_json(TINY_UNET))
     shapes = [(1, 16, 12, 12), (1,), (1, 7, 32)]
     inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     with pytest.raises(ValueError, match="multiples of 8, not 16 x 12"):
@@ -180,7 +136,7 @@ def test_rough_parameter_counts_of_reconstructed_configs(name, millions):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["stable-diffusion-v1-5", "stable-diffusion-2-1", "IF-I-M-v1.0"])
 def test_full_size_equals_diffusers(name, tmp_path, monkeypatch):
-    monkeypatch.setitem(CONFIGS, name, reference_config(name, "unet"))
+    monkeypatch.setitem(UNETS, name, reference_config(name, "unet"))
     torch_model, model, params = make_pair(name, tmp_path)
     inputs = make_inputs(model.config, size=model.config.sample_size, tokens=77)
     theirs = run_torch(torch_model, *inputs)

@@ -6,18 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from helpers.torch_models import compile_fast, randomize, reference_config, relative_error
+from helpers.configs import SMALL_VAE, reference_config
+from helpers.torch_models import compile_fast, randomize, relative_error
 from safetensors.torch import load_file, save_file
 
 from dreamfusion_jax.diffusion.checkpoints.weights import count_params, load_params
 from dreamfusion_jax.diffusion.vae import AutoencoderKL, VaeConfig
-
-SMALL = reference_config("stable-diffusion-v1-5", "vae") | {
-    "block_out_channels": [16, 24, 24],
-    "norm_num_groups": 8,
-    "down_block_types": 3 * ["DownEncoderBlock2D"],
-    "up_block_types": 3 * ["UpDecoderBlock2D"],
-}
 
 
 def make_pair(config, folder):
@@ -52,7 +46,7 @@ def make_inputs(size, factor):
 
 
 def test_equals_diffusers(tmp_path):
-    torch_model, model, params = make_pair(SMALL, tmp_path)
+    torch_model, model, params = make_pair(SMALL_VAE, tmp_path)
     inputs = make_inputs(32, 4)
     theirs = run_torch(torch_model, *inputs)
     half = AutoencoderKL(model.config, jnp.bfloat16)
@@ -63,7 +57,7 @@ def test_equals_diffusers(tmp_path):
 
 
 def test_derivative_of_encoder_equals_diffusers(tmp_path):
-    torch_model, model, params = make_pair(SMALL, tmp_path)
+    torch_model, model, params = make_pair(SMALL_VAE, tmp_path)
     image, latent = make_inputs(32, 4)
 
     @compile_fast
@@ -80,7 +74,7 @@ def test_derivative_of_encoder_equals_diffusers(tmp_path):
 
 
 def test_old_attention_names(tmp_path):
-    _, model, params = make_pair(SMALL, tmp_path)
+    _, model, params = make_pair(SMALL_VAE, tmp_path)
     file = tmp_path / "diffusion_pytorch_model.safetensors"
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
@@ -100,11 +94,11 @@ def test_configs():
         config = VaeConfig.from_json(reference_config(name, "vae"))
         assert config.scaling_factor == 0.18215
         assert count_params(AutoencoderKL(config)) == 83_653_863
-    assert VaeConfig.from_json(SMALL | {"scaling_factor": 0.5}).scaling_factor == 0.5
+    assert VaeConfig.from_json(SMALL_VAE | {"scaling_factor": 0.5}).scaling_factor == 0.5
     with pytest.raises(ValueError, match=r"shift_factor = 0\.1 is not supported"):
-        VaeConfig.from_json(SMALL | {"shift_factor": 0.1})
+        VaeConfig.from_json(SMALL_VAE | {"shift_factor": 0.1})
     with pytest.raises(ValueError, match=r"down_block_types = .*AttnDownEncoderBlock2D"):
-        VaeConfig.from_json(SMALL | {"down_block_types": 3 * ["AttnDownEncoderBlock2D"]})
+        VaeConfig.from_json(SMALL_VAE | {"down_block_types": 3 * ["AttnDownEncoderBlock2D"]})
 
 
 @pytest.mark.slow

@@ -14,7 +14,8 @@ from dreamfusion_jax.distillation.losses import (
     weigh,
 )
 from dreamfusion_jax.scene.camera import cast_rays
-from dreamfusion_jax.scene.field import MlpField, ProposalMlp
+from dreamfusion_jax.scene.fields.mlp import MlpField
+from dreamfusion_jax.scene.fields.proposal import ProposalMlp
 from dreamfusion_jax.scene.render import SamplingConfig, SceneModel
 from dreamfusion_jax.schedules import Ramp
 

@@ -34,10 +34,11 @@ def _oracle(preset: RunConfig, steps: int, views: int) -> RunConfig:
     return dataclasses.replace(preset, train=train)
 
 
-def _distil(prompt: str, config: RunConfig, size: int = 64) -> TrainState:
+def _distil(prompt: str, config: RunConfig) -> TrainState:
+    """Trains on pictures half as large as those of `_scores`: four times faster, and enough."""
     prior, params = load_prior("oracle", prompt, None)
     assert isinstance(prior, OraclePrior)
-    prior = dataclasses.replace(prior, image_size=size)
+    prior = dataclasses.replace(prior, image_size=32)
     model = Model(config.scene, prior)
     text = encode_prompts(prior, params, prompt, config.train.prompts)
     state = init_state(model, config.train, seed=0)
@@ -63,7 +64,7 @@ def _scores(prompt: str, config: RunConfig, state: TrainState) -> tuple[float, f
     colours = (jnp.broadcast_to(jnp.asarray(colour), (8, 3)) for colour in scene.palette)
     truth = colourise(layers, *colours, jnp.ones((8, 3)))
     overlaps = silhouette_iou(looks.opacity[..., 0] > 0.5, layers.alpha > 0.5)
-    return float(np.mean(overlaps)), psnr(looks.color, truth)
+    return float(np.mean(overlaps)), psnr(looks.colour, truth)
 
 
 def test_the_grid_field_becomes_a_car() -> None:
@@ -83,7 +84,7 @@ def snowman_config() -> RunConfig:
 @pytest.mark.slow
 def test_the_papers_mlp_becomes_a_snowman() -> None:
     config = snowman_config()
-    state = _distil("a red snowman", config, size=32)
+    state = _distil("a red snowman", config)
     overlap, psnr = _scores("a red snowman", config, state)
     assert overlap >= 0.80
     assert psnr >= 24.0

@@ -12,7 +12,7 @@ from dreamfusion_jax.distillation.protocol import Carry, add_noise, residual_los
 from dreamfusion_jax.distillation.sds import Sds
 from dreamfusion_jax.priors.prior import Condition, GaussianPrior
 from dreamfusion_jax.scene.camera import cast_rays
-from dreamfusion_jax.scene.field import MlpField
+from dreamfusion_jax.scene.fields.mlp import MlpField
 from dreamfusion_jax.scene.render import SamplingConfig, SceneModel
 
 T = np.array([0.05, 0.3, 0.55, 0.92], np.float32)
@@ -164,7 +164,7 @@ def test_gradient_through_the_renderer_is_a_vector_jacobian_product():
     condition = Condition(jnp.array(mean), jnp.zeros_like(mean))
 
     def render(params):
-        return grey_renderer(model, rays, 1e-3)(params).color
+        return grey_renderer(model, rays, 1e-3)(params).colour
 
     @jax.jit
     def sds_gradient(params):
@@ -179,13 +179,13 @@ def test_gradient_through_the_renderer_is_a_vector_jacobian_product():
 
     @jax.jit
     def product(params, cotangent):
-        color, pullback = jax.vjp(render, params)
-        return color, pullback(cotangent)[0]
+        colour, pullback = jax.vjp(render, params)
+        return colour, pullback(cotangent)[0]
 
-    color, _ = product(params, jnp.zeros_like(eps))
+    colour, _ = product(params, jnp.zeros_like(eps))
     alpha, sigma = np.sqrt(LEVELS[3]), np.sqrt(1 - LEVELS[3])
     spread = alpha**2 * 0.5**2 + sigma**2
-    x = 2 * np.asarray(color, np.float64) - 1
+    x = 2 * np.asarray(colour, np.float64) - 1
     difference = sigma * (x - (1 + omega) * mean) - alpha * 0.5**2 * eps
     residual = sigma**2 * alpha / spread * difference
     # Pixels are scaled by 2 on their way to z_0; the loss is a mean over 9 positions.

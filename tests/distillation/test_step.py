@@ -21,7 +21,7 @@ from dreamfusion_jax.distillation.train import Model, TrainConfig, init_state, s
 from dreamfusion_jax.priors.prior import GaussianPrior
 from dreamfusion_jax.priors.prompts import Text
 from dreamfusion_jax.scene.camera import CameraConfig, cast_rays, sample_camera
-from dreamfusion_jax.scene.field import ProposalMlp
+from dreamfusion_jax.scene.fields.proposal import ProposalMlp
 from dreamfusion_jax.scene.lighting import (
     LightingConfig,
     plain_albedo,
@@ -174,7 +174,7 @@ def terms(params, residual, keys, camera, lighting, backdrop, variance, fraction
     p = jnp.clip(opacity, 1e-4, 1 - 1e-4)
     values = {
         # Pixels are scaled by 2 on their way to z_0.
-        "sds": jnp.mean(jnp.sum(fixed(residual) * 2 * seen.color, axis=-1)),
+        "sds": jnp.mean(jnp.sum(fixed(residual) * 2 * seen.colour, axis=-1)),
         "orientation": jnp.mean(jnp.sum(fixed(weights) * jnp.maximum(facing, 0) ** 2, axis=-1)),
         "opacity": jnp.mean(jnp.sqrt(opacity**2 + 0.01)),
         "interlevel": jnp.mean(jnp.sum(excess, axis=-1)),
@@ -184,7 +184,7 @@ def terms(params, residual, keys, camera, lighting, backdrop, variance, fraction
         "entropy": jnp.mean(-(p * jnp.log2(p) + (1 - p) * jnp.log2(1 - p))),
         "smoothness": STIFFNESS * jnp.sum(params["field"]["colour"] ** 2),
     }
-    return values, seen.color
+    return values, seen.colour
 
 
 jacobian = jax.jit(jax.jacrev(lambda *args: terms(*args)[0]))

@@ -23,7 +23,9 @@ from dreamfusion_jax.priors.prompts import Text
 from dreamfusion_jax.runs.checkpoint import Checkpointer
 from dreamfusion_jax.scene.camera import CameraConfig
 from dreamfusion_jax.scene.encoding import GridConfig
-from dreamfusion_jax.scene.field import GridField, MlpField, ProposalMlp
+from dreamfusion_jax.scene.fields.grid import GridField
+from dreamfusion_jax.scene.fields.mlp import MlpField
+from dreamfusion_jax.scene.fields.proposal import ProposalMlp
 from dreamfusion_jax.scene.render import SamplingConfig, SceneModel
 from dreamfusion_jax.schedules import Ramp
 from dreamfusion_jax.toybox.world import Scene

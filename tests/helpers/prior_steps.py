@@ -11,9 +11,10 @@ from dreamfusion_jax.distillation.losses import LossConfig
 from dreamfusion_jax.distillation.sds import Sds
 from dreamfusion_jax.distillation.train import Model, TrainConfig, init_state
 from dreamfusion_jax.priors.prompts import Text
+from dreamfusion_jax.scene.background import EnvironmentMap
 from dreamfusion_jax.scene.camera import CameraConfig
 from dreamfusion_jax.scene.encoding import GridConfig
-from dreamfusion_jax.scene.field import EnvironmentMap, GridField
+from dreamfusion_jax.scene.fields.grid import GridField
 from dreamfusion_jax.scene.render import SamplingConfig, SceneModel
 from dreamfusion_jax.schedules import Ramp
 
@@ -33,7 +34,7 @@ def make_model(prior, latent=False):
         SceneModel(
             GridField(GridConfig((3, 6), features=4), smoothness=0.0, latent=latent),
             SamplingConfig(radius=0.62, proposals=(), intervals=6, normals="ray"),
-            background=EnvironmentMap(8, 1, 2, latent=True) if latent else None,
+            background=EnvironmentMap(8, 1, 2) if latent else None,
         ),
         prior,
     )

@@ -7,7 +7,8 @@ import torch
 import transformers
 
 from dreamfusion_jax.toybox.tokenizer import build_tokenizer
-from helpers.torch_models import randomize, reference_config
+from helpers.configs import reference_config
+from helpers.torch_models import randomize
 
 LENGTH = 18
 CLIP_WORDS = {

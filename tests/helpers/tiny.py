@@ -9,7 +9,7 @@ import numpy as np
 from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
 from dreamfusion_jax.priors.prior import GaussianPrior
 from dreamfusion_jax.scene.camera import Camera, Rays, orbit
-from dreamfusion_jax.scene.field import ProposalMlp
+from dreamfusion_jax.scene.fields.proposal import ProposalMlp
 from dreamfusion_jax.scene.lighting import Lighting
 from dreamfusion_jax.scene.render import SamplingConfig, SceneModel, render_rays
 
@@ -24,19 +24,19 @@ class Fog:
     """A field of constant density and colour, or latent."""
 
     density: float = 3.0
-    color: tuple[float, ...] = (0.8, 0.4, 0.1)
+    colour: tuple[float, ...] = (0.8, 0.4, 0.1)
 
     @property
     def latent(self):
-        return len(self.color) == 4
+        return len(self.colour) == 4
 
     def init(self, key):
         del key
-        return {"albedo": jnp.array(self.color)}
+        return {"albedo": jnp.array(self.colour)}
 
     def __call__(self, params, mean, variance):
         albedo = params["albedo"].reshape((1,) * variance.ndim + (-1,))
-        albedo = jnp.broadcast_to(albedo, (*variance.shape, len(self.color)))
+        albedo = jnp.broadcast_to(albedo, (*variance.shape, len(self.colour)))
         return jnp.full_like(variance, self.density), albedo
 
     def regularizer(self, params):
@@ -137,6 +137,14 @@ def one_camera(azimuth=0.4, elevation=0.3, distance=2.0, focal=1.0) -> Camera:
 def sphere_points(num, seed=0, radius=1.0):
     points = np.random.default_rng(seed).normal(size=(num, 3))
     return radius * points / np.linalg.norm(points, axis=-1, keepdims=True)
+
+
+def random_params(init, scale=0.5):
+    """Parameters of order one, so that a network or grid differs from place to place."""
+    leaves, tree = jax.tree.flatten(jax.jit(init)(jax.random.key(1)))
+    draw = np.random.default_rng(0).normal
+    noise = [jnp.array(scale * draw(size=leaf.shape), jnp.float32) for leaf in leaves]
+    return tree.unflatten([leaf + n for leaf, n in zip(leaves, noise, strict=True)])
 
 
 def encode_by_hand(x, variance, frequencies):

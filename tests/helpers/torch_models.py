@@ -1,17 +1,8 @@
-"""What the parity tests share: configurations, random PyTorch weights, a measure."""
-
-import json
-from pathlib import Path
+"""What the parity tests share: random PyTorch weights, fast compilation, a measure."""
 
 import jax
 import numpy as np
 import torch
-
-REFERENCE_CONFIGS = Path(__file__).parents[1] / "reference_configs"
-
-
-def reference_config(model: str, part: str) -> dict:
-    return json.loads((REFERENCE_CONFIGS / model / part / "config.json").read_text())
 
 
 def randomize(module: torch.nn.Module, seed: int = 0) -> None:

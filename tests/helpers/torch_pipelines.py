@@ -3,12 +3,11 @@
 import json
 
 import diffusers
-from test_unet import CONFIGS
-from test_vae import SMALL
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from dreamfusion_jax.toybox.tokenizer import build_tokenizer
-from helpers.torch_models import REFERENCE_CONFIGS, randomize
+from helpers.configs import SMALL_VAE, UNETS, reference_config
+from helpers.torch_models import randomize
 
 LATENT_SIZE = 20
 """Height and width of the latents; the VAE's images are 4 times as large."""
@@ -16,15 +15,10 @@ LATENT_SIZE = 20
 IF_SIZE = 16
 
 
-def scheduler_config(model):
-    file = REFERENCE_CONFIGS / model / "scheduler" / "scheduler_config.json"
-    return json.loads(file.read_text())
-
-
 def save_stable_diffusion(folder, version):
     """A miniature of SD "1.5" or "2.1", whole with text encoder and tokenizer."""
     name = {"1.5": "stable-diffusion-v1-5", "2.1": "stable-diffusion-2-1"}[version]
-    unet = CONFIGS[f"sd-{version}"] | {"sample_size": LATENT_SIZE}
+    unet = UNETS[f"sd-{version}"] | {"sample_size": LATENT_SIZE}
     tokenizer = build_tokenizer()
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -38,7 +32,7 @@ def save_stable_diffusion(folder, version):
     _save_models(
         folder,
         unet=diffusers.UNet2DConditionModel.from_config(unet),
-        vae=diffusers.AutoencoderKL.from_config(SMALL),
+        vae=diffusers.AutoencoderKL.from_config(SMALL_VAE),
         text_encoder=CLIPTextModel(text),
     )
     tokenizer.save_pretrained(folder / "tokenizer")
@@ -47,18 +41,18 @@ def save_stable_diffusion(folder, version):
         "vae": ["diffusers", "AutoencoderKL"],
         "text_encoder": ["transformers", "CLIPTextModel"],
     }
-    _save_configs(folder, "StableDiffusionPipeline", classes, scheduler_config(name))
+    _save_configs(folder, "StableDiffusionPipeline", classes, reference_config(name, "scheduler"))
 
 
 def save_deepfloyd(folder):
     """A miniature of DeepFloyd IF's first stage, without its text encoder."""
-    unet = CONFIGS["if"] | {"sample_size": IF_SIZE}
+    unet = UNETS["if"] | {"sample_size": IF_SIZE}
     _save_models(folder, unet=diffusers.UNet2DConditionModel.from_config(unet))
     classes = {
         "unet": ["diffusers", "UNet2DConditionModel"],
         "text_encoder": ["transformers", "T5EncoderModel"],
     }
-    _save_configs(folder, "IFPipeline", classes, scheduler_config("IF-I-XL-v1.0"))
+    _save_configs(folder, "IFPipeline", classes, reference_config("IF-I-XL-v1.0", "scheduler"))
 
 
 def _save_models(folder, **models):

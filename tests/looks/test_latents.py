@@ -29,14 +29,15 @@ from dreamfusion_jax.presets import OutputConfig, RunConfig
 from dreamfusion_jax.runs.run import Run
 from dreamfusion_jax.runs.settings import RunSettings
 from dreamfusion_jax.runs.trained_scene import TrainedScene
+from dreamfusion_jax.scene.background import EnvironmentMap
 from dreamfusion_jax.scene.camera import CameraConfig
 from dreamfusion_jax.scene.encoding import GridConfig
-from dreamfusion_jax.scene.field import EnvironmentMap, GridField
+from dreamfusion_jax.scene.fields.grid import GridField
 from dreamfusion_jax.scene.render import SamplingConfig, SceneModel, render_rays
 from dreamfusion_jax.schedules import Ramp
 
 LATENT = (2.0, -3.0, 0.5, 40.0)
-BACKGROUND = EnvironmentMap(8, 1, 2, latent=True)
+BACKGROUND = EnvironmentMap(8, 1, 2)
 ZERO = jnp.array(0.0)
 MATRIX, OFFSET = (np.asarray(x, np.float64) for x in LatentPrior.params())
 
@@ -47,7 +48,7 @@ def decode_by_hand(latents):
 
 @pytest.mark.parametrize("normals", ["sample", "ray"])
 def test_latents_are_composited_as_they_are_whatever_the_light(normals):
-    cloud = Cloud(color=LATENT)
+    cloud = Cloud(colour=LATENT)
     model = scene(cloud, BACKGROUND, radius=1.0, intervals=12, normals=normals)
     params = fresh(model)
     rays, origin = rays_across(num=5, half=0.5)
@@ -67,18 +68,23 @@ def test_latents_are_composited_as_they_are_whatever_the_light(normals):
     through = 1 - weights.sum(-1, keepdims=True)
     assert through.min() < 0.1 and through.max() > 0.5
     wanted = weights.sum(-1, keepdims=True) * np.array(LATENT) + through * behind
-    np.testing.assert_allclose(seen.color, wanted, rtol=1e-3, atol=2e-4)
+    np.testing.assert_allclose(seen.colour, wanted, rtol=1e-3, atol=2e-4)
     for other in (light(textureless=True), light(position=(-3.0, 0.0, 0.0), ambient=0.0)):
-        np.testing.assert_array_equal(render(other).color, seen.color)
+        np.testing.assert_array_equal(render(other).colour, seen.colour)
     assert np.abs(render(light(ambient=0.5)).light - seen.light).max() > 0.1
 
 
-def test_a_latent_field_and_a_latent_background_need_each_other():
-    pairs = [(Fog(color=LATENT), None), (Fog(color=LATENT), EnvironmentMap()), (Fog(), BACKGROUND)]
-    for field, background in pairs:
-        with pytest.raises(ValueError, match="need each other"):
-            SceneModel(field, background=background)
-    assert scene(Fog(color=LATENT), BACKGROUND).latent and not scene(Fog()).latent
+def test_the_field_says_whether_the_scene_and_its_background_are_latent():
+    with pytest.raises(ValueError, match="background of its own"):
+        SceneModel(Fog(colour=LATENT), background=None)
+    latent, plain = (scene(field, BACKGROUND) for field in (Fog(colour=LATENT), Fog()))
+    assert latent.latent and not plain.latent and not scene(Fog()).latent
+    rays, _ = rays_across(num=5)
+    for model, channels in ((latent, 4), (plain, 3)):
+        seen = jax.eval_shape(
+            lambda p, m=model: render_rays(m, p, rays, light(), variance=ZERO), fresh(model)
+        )
+        assert seen.colour.shape == seen.albedo.shape == (5, channels)
 
 
 def test_the_colours_of_a_linear_decoder_are_found_where_something_is_seen():
@@ -98,7 +104,7 @@ def test_the_colours_of_a_linear_decoder_are_found_where_something_is_seen():
 
 
 def test_a_latent_scene_looks_like_its_decoded_pictures_with_the_light_of_its_shape():
-    latent = scene(Cloud(density=200.0, color=(1.0, -2.0, 0.5, 3.0)), BACKGROUND, radius=0.6)
+    latent = scene(Cloud(density=200.0, colour=(1.0, -2.0, 0.5, 3.0)), BACKGROUND, radius=0.6)
     plain = scene(Cloud(density=200.0), radius=0.6)
     params, camera = fresh(latent), one_camera()
     how = {"size": 16, "variance": ZERO, "backdrop": 0.25}
@@ -113,12 +119,12 @@ def test_a_latent_scene_looks_like_its_decoded_pictures_with_the_light_of_its_sh
     middle, outside = (slice(7, 9), slice(7, 9)), opacity == 0
     assert opacity[middle].min() > 0.999 and outside.sum() > 20
     # A latent is 2 pixels: those in the middle show nothing else.
-    color = decode_by_hand([1.0, -2.0, 0.5, 3.0])
-    np.testing.assert_allclose(looks.color[middle], np.broadcast_to(color, (2, 2, 3)), atol=2e-3)
+    colour = decode_by_hand([1.0, -2.0, 0.5, 3.0])
+    np.testing.assert_allclose(looks.colour[middle], np.broadcast_to(colour, (2, 2, 3)), atol=2e-3)
     received = np.asarray(twin.textureless)[middle]
     assert received.max() < 0.99
-    np.testing.assert_allclose(looks.shaded[middle], received * color, atol=2e-3)
-    for picture in (looks.color, looks.shaded):
+    np.testing.assert_allclose(looks.shaded[middle], received * colour, atol=2e-3)
+    for picture in (looks.colour, looks.shaded):
         np.testing.assert_array_equal(picture[outside], 0.25)
 
 
@@ -167,11 +173,11 @@ def test_a_latent_run_finds_the_mean_of_its_prior_and_shows_it_decoded(tmp_path)
     assert opacity[3:5, 3:5].min() > 0.95 and opacity[[0, -1]].max() < 0.2
     assert errors[3:5, 3:5].max() < 0.5 and errors[[0, -1]].mean() < 0.3
 
-    color = 255 * decode_by_hand(OBJECT)
+    colour = 255 * decode_by_hand(OBJECT)
     mesh = trimesh.load_mesh(tmp_path / "mesh.glb", skip_materials=True)
     linear = np.median(mesh.visual.vertex_colors[:, :3], axis=0) / 255
     srgb = 255 * (1.055 * linear ** (1 / 2.4) - 0.055)
-    np.testing.assert_allclose(srgb, color, atol=10)
+    np.testing.assert_allclose(srgb, colour, atol=10)
     with Image.open(tmp_path / "preview.png") as preview:
         pixels = np.asarray(preview.convert("RGB"), np.float64).reshape(-1, 3)
-    assert (np.abs(pixels - color).max(-1) < 10).sum() > 100
+    assert (np.abs(pixels - colour).max(-1) < 10).sum() > 100

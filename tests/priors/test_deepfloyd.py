@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from helpers.configs import reference_config
 from helpers.prior_steps import CONFIG, check_steps, make_model, random_text
 from helpers.torch_models import compile_fast, relative_error
-from helpers.torch_pipelines import IF_SIZE, save_deepfloyd, save_stable_diffusion, scheduler_config
+from helpers.torch_pipelines import IF_SIZE, save_deepfloyd, save_stable_diffusion
 
 from dreamfusion_jax.diffusion.checkpoints.weights import WeightsError
 from dreamfusion_jax.distillation.train import train_step
@@ -68,7 +69,7 @@ def test_predicts_the_noise_that_diffusers_predicts(folder, inputs, expected):
 
 def test_the_schedule_is_that_of_diffusers(folder):
     prior, _ = deepfloyd.load(str(folder))
-    config = scheduler_config("IF-I-XL-v1.0")
+    config = reference_config("IF-I-XL-v1.0", "scheduler")
     assert config["beta_schedule"] == "squaredcos_cap_v2"
     truth = diffusers.DDPMScheduler.from_config(config).alphas_cumprod
     np.testing.assert_allclose(prior.schedule.alphas_cumprod, truth, atol=1e-6)

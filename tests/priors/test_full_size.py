@@ -1,19 +1,18 @@
 """Whole training steps with full-size priors of random weights: minutes, and gigabytes.
 
-Run each on its own to read its peak memory: pytest -m slow -s tests/test_full_size.py -k floyd
+Run each on its own to read its peak memory: pytest -m slow -s FILE -k floyd
 """
 
 import functools
-import json
 import resource
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
+from helpers.configs import reference_config
 from helpers.prior_steps import CONFIG, check_steps, make_model, random_text
 
 from dreamfusion_jax.devices import compute_dtype
@@ -25,12 +24,6 @@ from dreamfusion_jax.diffusion.vae import AutoencoderKL, VaeConfig
 from dreamfusion_jax.distillation.train import train_step
 from dreamfusion_jax.priors.deepfloyd import DeepFloydPrior
 from dreamfusion_jax.priors.stable_diffusion import StableDiffusionPrior
-
-REFERENCE_CONFIGS = Path(__file__).parents[1] / "reference_configs"
-
-
-def reference_config(*parts):
-    return json.loads(REFERENCE_CONFIGS.joinpath(*parts).read_text())
 
 
 def random_weights(model):
@@ -50,20 +43,18 @@ def random_weights(model):
 
 
 def parts(model):
-    unet_config = UNetConfig.from_json(reference_config(model, "unet", "config.json"))
+    unet_config = UNetConfig.from_json(reference_config(model, "unet"))
     # The schedule of IF-I-M is that of XL.
     scheduler = model.replace("IF-I-M", "IF-I-XL")
     return {
         "unet": UNet2DConditionModel(unet_config, compute_dtype()),
-        "schedule": NoiseSchedule.from_config(
-            reference_config(scheduler, "scheduler", "scheduler_config.json")
-        ),
+        "schedule": NoiseSchedule.from_config(reference_config(scheduler, "scheduler")),
         "text": lambda prompts: pytest.fail("the text is encoded before the loop"),
     }
 
 
 def stable_diffusion():
-    config = VaeConfig.from_json(reference_config("stable-diffusion-v1-5", "vae", "config.json"))
+    config = VaeConfig.from_json(reference_config("stable-diffusion-v1-5", "vae"))
     vae = AutoencoderKL(config, compute_dtype())
     prior = StableDiffusionPrior(**parts("stable-diffusion-v1-5"), vae=vae, latent_size=64)
     assert prior.unet.config.sample_size == prior.latent_size

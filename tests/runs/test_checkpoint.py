@@ -35,11 +35,12 @@ def init_state(width=4):
 def train_step(state):
     def loss(params):
         noise = jax.random.normal(jax.random.fold_in(jax.random.key(1), state.step), ())
-        return sum((jnp.sin(leaf + noise) ** 2).sum() for leaf in jax.tree.leaves(params))
+        leaves = [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(params)]
+        return sum((jnp.sin(leaf + noise) ** 2).sum() for leaf in leaves)
 
-    updates, optimizer = OPTIMIZER.update(
-        jax.grad(loss)(state.params), state.optimizer, state.params
-    )
+    gradient = jax.grad(loss)(state.params)
+    with jax.numpy_dtype_promotion("standard"):
+        updates, optimizer = OPTIMIZER.update(gradient, state.optimizer, state.params)
     return State(state.step + 1, optax.apply_updates(state.params, updates), optimizer)
 
 

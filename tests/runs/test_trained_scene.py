@@ -60,7 +60,7 @@ def test_light_can_be_chosen(finished):
     both = jax.tree.map(lambda x: np.stack([x, x]), dark)
     looks = scene.look(CAMERAS, Lighting(**vars(both)), size=8, backdrop=0.0)
     # Half of the light on the same surface is half of the colour, over black.
-    np.testing.assert_allclose(looks.shaded, 0.5 * looks.color, atol=1e-6)
+    np.testing.assert_allclose(looks.shaded, 0.5 * looks.colour, atol=1e-6)
 
 
 def test_what_is_no_scene_is_named(finished, tmp_path):

@@ -9,7 +9,6 @@ import scipy.integrate
 import scipy.stats
 
 from dreamfusion_jax.scene.camera import (
-    VIEWS,
     Camera,
     CameraConfig,
     Rays,
@@ -18,8 +17,6 @@ from dreamfusion_jax.scene.camera import (
     orbit,
     sample_camera,
     sphere_bounds,
-    view_index,
-    view_weights,
 )
 
 N = 20_000
@@ -217,51 +214,3 @@ def test_sphere_bounds_and_gradients_are_finite_on_the_edge_cases():
 
     for gradient in jax.grad(total, argnums=(0, 1))(origin, direction):
         assert np.isfinite(gradient).all()
-
-
-@pytest.mark.parametrize(
-    ("azimuth", "elevation", "name"),
-    [
-        (0, 0, "front view"),
-        (44, 59, "front view"),
-        (-44, -10, "front view"),
-        (46, 0, "side view"),
-        (-90, 30, "side view"),
-        (134, 0, "side view"),
-        (136, 0, "back view"),
-        (180, 20, "back view"),
-        (-136, 0, "back view"),
-        (330, 0, "front view"),
-        (540, 0, "back view"),
-        (0, 61, "overhead view"),
-        (180, 90, "overhead view"),
-    ],
-)
-def test_view_quadrants(azimuth, elevation, name):
-    index = view_index(jnp.deg2rad(float(azimuth)), jnp.deg2rad(float(elevation)))
-    assert VIEWS[int(index)] == name
-
-
-def test_view_weights_blend_between_the_centres():
-    def weights(azimuth, elevation):
-        return view_weights(*jnp.deg2rad(jnp.array([azimuth, elevation], jnp.float32)))
-
-    for azimuth, elevation, expected in [
-        (0, 0, [1, 0, 0, 0]),
-        (90, 0, [0, 1, 0, 0]),
-        (-90, 45, [0, 1, 0, 0]),
-        (180, 0, [0, 0, 1, 0]),
-        (30, 0, [2 / 3, 1 / 3, 0, 0]),
-        (240, 0, [0, 2 / 3, 1 / 3, 0]),
-        (0, 60, [0.5, 0, 0, 0.5]),
-        (10, 80, [0, 0, 0, 1]),
-    ]:
-        np.testing.assert_allclose(weights(azimuth, elevation), expected, atol=1e-5)
-
-    cameras = sample(CameraConfig())
-    every = view_weights(cameras.azimuth, cameras.elevation)
-    np.testing.assert_allclose(every.sum(-1), 1.0, atol=1e-6)
-    assert every.min() > -1e-6
-    low = cameras.elevation < np.pi / 4
-    nearest = view_index(cameras.azimuth, cameras.elevation)
-    np.testing.assert_array_equal(every.argmax(-1)[low], nearest[low])

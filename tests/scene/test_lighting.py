@@ -112,13 +112,13 @@ def test_plain_albedo_is_all_ambient():
 
 
 def test_backdrops_are_light_greys_with_a_tint():
-    colors = np.asarray(sample_backdrop(jax.random.key(0), (N,)), np.float64)
-    assert colors.shape == (N, 3) and colors.min() >= 0.2 and colors.max() <= 1.0
+    colours = np.asarray(sample_backdrop(jax.random.key(0), (N,)), np.float64)
+    assert colours.shape == (N, 3) and colours.min() >= 0.2 and colours.max() <= 1.0
     rng = np.random.default_rng(0)
     truth = rng.uniform(0.3, 1.0, (N, 1)) + rng.uniform(-0.1, 0.1, (N, 3))
     truth = np.clip(truth, 0, 1)
     for measure in (lambda c: c[:, 0], lambda c: c[:, 1] - c[:, 2], lambda c: c.mean(-1)):
-        assert scipy.stats.ks_2samp(measure(colors), measure(truth)).pvalue > 1e-3
+        assert scipy.stats.ks_2samp(measure(colours), measure(truth)).pvalue > 1e-3
     assert sample_backdrop(jax.random.key(0)).shape == (3,)
 
 

@@ -8,8 +8,10 @@ import optax
 import pytest
 from helpers.tiny import Cloud, Fog, fresh, light, one_camera, rays_across, scene, weights_by_loop
 
+from dreamfusion_jax.scene.background import EnvironmentMap
 from dreamfusion_jax.scene.camera import cast_rays
-from dreamfusion_jax.scene.field import Blob, EnvironmentMap, ProposalMlp
+from dreamfusion_jax.scene.fields.density import Density
+from dreamfusion_jax.scene.fields.proposal import ProposalMlp
 from dreamfusion_jax.scene.intervals import interlevel_loss
 from dreamfusion_jax.scene.render import composite, render_image, render_rays, sample_intervals
 
@@ -68,8 +70,8 @@ def test_a_homogeneous_ball_follows_beer_and_lambert():
     chord = 2 * np.sqrt(np.maximum(radius**2 - offset**2, 0.0))
     through = np.exp(-tau * chord)
     np.testing.assert_allclose(seen.opacity, 1 - through, atol=2e-6)
-    color = (1 - through)[:, None] * ALBEDO + through[:, None] * np.asarray(GREY)
-    np.testing.assert_allclose(seen.color, color, atol=5e-6)
+    colour = (1 - through)[:, None] * ALBEDO + through[:, None] * np.asarray(GREY)
+    np.testing.assert_allclose(seen.colour, colour, atol=5e-6)
     np.testing.assert_allclose(seen.albedo, (1 - through)[:, None] * ALBEDO, atol=5e-6)
     hit = chord > 0
     assert hit.sum() == 7
@@ -96,7 +98,7 @@ def test_rays_that_miss_show_exactly_the_background(normals):
     proposals = (4,) if normals == "sample" else ()
     model = scene(Fog(50.0), radius=0.9, intervals=4, normals=normals, proposals=proposals)
     seen = render(model, fresh(model), rays, light(), jax.random.key(0))
-    np.testing.assert_array_equal(seen.color, np.stack([GREY] * 2))
+    np.testing.assert_array_equal(seen.colour, np.stack([GREY] * 2))
     for part in (seen.opacity, seen.weights, seen.albedo, seen.normal, seen.light):
         np.testing.assert_array_equal(part, np.zeros(part.shape))
     np.testing.assert_array_equal(seen.depth, [2.0, 2.0])
@@ -113,10 +115,10 @@ def test_the_environment_map_shows_through():
         return render_rays(model, params, rays, lighting, variance=ZERO)
 
     seen = see(params)
-    behind = np.asarray(model.background(params["background"], rays.direction))
+    behind = np.asarray(model.background(params["background"], rays.direction, latent=False))
     opacity = np.asarray(seen.opacity)[..., None]
     assert (opacity == 0).any() and (opacity > 0.3).any()
-    np.testing.assert_allclose(seen.color, opacity * ALBEDO + (1 - opacity) * behind, atol=1e-5)
+    np.testing.assert_allclose(seen.colour, opacity * ALBEDO + (1 - opacity) * behind, atol=1e-5)
 
 
 def test_a_background_is_asked_for():
@@ -153,8 +155,8 @@ def test_normals_point_outward_and_are_lit(normals):
     received = 0.1 + 0.9 * np.maximum(0, (outward * towards).sum(-1))
     lit = (seen.weights * received).sum(-1)
     np.testing.assert_allclose(seen.light, lit, atol=1e-4)
-    color = lit[..., None] * ALBEDO + (1 - seen.opacity)[..., None] * np.asarray(GREY)
-    np.testing.assert_allclose(seen.color, color, atol=1e-4)
+    colour = lit[..., None] * ALBEDO + (1 - seen.opacity)[..., None] * np.asarray(GREY)
+    np.testing.assert_allclose(seen.colour, colour, atol=1e-4)
     total = (seen.weights[..., None] * outward).sum(-2)
     np.testing.assert_allclose(seen.normal, total, atol=1e-4)
 
@@ -170,7 +172,7 @@ def test_each_view_has_its_own_light_and_backdrop():
     both = render(model, params, stack(*views), stack(*lights), None, stack(*backdrops), True)
     for i in range(2):
         alone = render(model, params, views[i], lights[i], None, backdrops[i])
-        for name in ("color", "light", "normal", "depth"):
+        for name in ("colour", "light", "normal", "depth"):
             np.testing.assert_allclose(
                 getattr(both, name)[i], getattr(alone, name), rtol=1e-5, atol=1e-6
             )
@@ -208,7 +210,8 @@ def shell():
                 )
 
             value, gradient = jax.value_and_grad(loss)(carry[0])
-            update, state = optimizer.update(gradient, carry[1])
+            with jax.numpy_dtype_promotion("standard"):
+                update, state = optimizer.update(gradient, carry[1])
             return (optax.apply_updates(carry[0], update), state), value
 
         proposals = params["proposals"]
@@ -243,7 +246,7 @@ def test_no_gradient_goes_through_the_places_of_the_samples(shell):
     def gradient(params, rays):
         seen = render_rays(model, params, rays, light(), variance=ZERO, backdrop=GREY[None])
         places = seen.edges.sum() + sum(edges.sum() for edges, _ in seen.proposals)
-        return places + seen.color.sum() + seen.depth.sum()
+        return places + seen.colour.sum() + seen.depth.sum()
 
     gradients = gradient(params, rays)
     for leaf in jax.tree.leaves(gradients["proposals"]):
@@ -254,7 +257,7 @@ def test_no_gradient_goes_through_the_places_of_the_samples(shell):
 def test_later_rounds_dilate_less():
     # A speck at the origin, the field's samples gather around; the histogram of the second
     # round is widened by 0.0025 + 0.5 / (16 * 16) of the ray on either side.
-    proposal = ProposalMlp(4, 1, 1, blob=Blob(strength=1e4, width=0.02))
+    proposal = ProposalMlp(4, 1, 1, density=Density(0.0, "outside", strength=1e4, width=0.02))
     model = scene(Fog(), proposal=proposal, radius=1.4, proposals=(16, 16), intervals=16)
     params = jax.tree.map(jnp.zeros_like, fresh(model))
     for network in params["proposals"]:

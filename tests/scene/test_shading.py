@@ -6,11 +6,13 @@ from helpers.tiny import Cloud, Fog, encode_by_hand, light, network_by_hand, sph
 from scipy.interpolate import RegularGridInterpolator
 
 from dreamfusion_jax.scene.encoding import GridConfig
-from dreamfusion_jax.scene.field import Blob, GridField, MlpField
+from dreamfusion_jax.scene.fields.density import LITERAL, Density
+from dreamfusion_jax.scene.fields.grid import GridField
+from dreamfusion_jax.scene.fields.mlp import MlpField
 from dreamfusion_jax.scene.shading import density_normals, shade
 
-MLP = MlpField(width=16, blocks=2, frequencies=3)
-GRID = GridField(GridConfig((3, 6), features=4), radius=0.7, bias=-2.0, blob=Blob(4.0, 0.2))
+MLP = MlpField(width=16, blocks=2, frequencies=3, density=LITERAL)
+GRID = GridField(GridConfig((3, 6), features=4), radius=0.7, density=Density(-2.0, strength=4.0))
 VARIANCE = 0.01
 
 
@@ -141,6 +143,6 @@ def test_textureless_views_among_others():
     albedo, normal = jnp.full((2, 5, 4, 3), 0.3), jnp.zeros((2, 5, 1, 3))
     lights = [light(textureless=False), light(textureless=True)]
     lighting = jax.tree.map(lambda *x: jnp.stack(x), *lights)
-    colors = shade(albedo, normal, normal, lighting)
-    np.testing.assert_allclose(colors[0], np.full((5, 4, 3), 0.03), rtol=1e-5)
-    np.testing.assert_allclose(colors[1], np.full((5, 4, 3), 0.1), rtol=1e-5)
+    colours = shade(albedo, normal, normal, lighting)
+    np.testing.assert_allclose(colours[0], np.full((5, 4, 3), 0.03), rtol=1e-5)
+    np.testing.assert_allclose(colours[1], np.full((5, 4, 3), 0.1), rtol=1e-5)

@@ -1,14 +1,15 @@
 """Files of repositories on the Hugging Face hub, and what keeps a user from them in one line."""
 
+import errno
 from pathlib import Path
 from typing import cast
 
 import huggingface_hub
 from huggingface_hub import errors
 
-from dreamfusion_jax.diffusion.checkpoints.weights import WeightsError
+from dreamfusion_jax.diffusion.checkpoints.tensors import WeightsError
 
-_MIRROR = "name a mirror or a folder instead"
+_MIRROR = "use a mirror or a folder"
 # The first that fits tells what is wrong and what to do.
 _CAUSES = (
     (
@@ -44,14 +45,29 @@ _UNREACHABLE = (
     "{repo} ({file}) is not in the hub's cache and the hub cannot be reached ({reason}): check the "
     f"network, or {_MIRROR}"
 )
+_BROKEN = (
+    "the download of {repo} ({file}) failed ({reason}): try again, with HF_HUB_DISABLE_XET=1 to "
+    "do without the hub's own protocol, or " + _MIRROR
+)
+_UNWRITABLE = (
+    "{repo} ({file}) cannot be written to the hub's cache {cache} ({reason}): make room there, or "
+    "set HF_HOME to a folder on another disk"
+)
 # Of the HTTP library, which is not the same for all versions of the hub's.
 _HTTP_ERROR = cast(type[Exception], errors.HfHubHTTPError.__bases__[0])
+_XET_ERROR = getattr(errors, "XetDownloadError", RuntimeError)  # Since version 2.
 _HUB_ERRORS = (
     _HTTP_ERROR,
     errors.LocalEntryNotFoundError,
-    ConnectionError,
-    TimeoutError,
+    # OSError is what network and disk raise; hf_xet, written in Rust, raises RuntimeError.
+    OSError,
+    RuntimeError,
+    _XET_ERROR,
 )
+_DISK_ERRORS = (PermissionError, NotADirectoryError, IsADirectoryError)
+_DISK_NUMBERS = {
+    getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EROFS", "EIO", "EFBIG")
+} - {None}
 
 
 def fetch(repo: str, revision: str | None, file: str) -> Path:
@@ -83,13 +99,32 @@ def list_files(repo: str, revision: str, folder: str) -> list[str]:
 def _explain(error: BaseException, repo: str, revision: str | None, file: str) -> str:
     if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
         error = error.__cause__  # Why the hub's cache was looked into.
-    unreachable = _OFFLINE if huggingface_hub.constants.HF_HUB_OFFLINE else _UNREACHABLE
-    text = next((text for kind, text in _CAUSES if isinstance(error, kind)), unreachable)
+    text = next((text for kind, text in _CAUSES if isinstance(error, kind)), _other(error))
     return text.format(
         repo=repo,
         page=f"{huggingface_hub.constants.ENDPOINT}/{repo}",
         revision=revision,
         file=file,
         status=getattr(getattr(error, "response", None), "status_code", None),
-        reason=type(error).__name__,
+        cache=huggingface_hub.constants.HF_HUB_CACHE,
+        reason=_reason(error),
     )
+
+
+def _other(error: BaseException) -> str:
+    """What to say of an error that is not an answer of the hub."""
+    if isinstance(error, _DISK_ERRORS) or getattr(error, "errno", None) in _DISK_NUMBERS:
+        return _UNWRITABLE
+    network = (_HTTP_ERROR, errors.LocalEntryNotFoundError, ConnectionError, TimeoutError)
+    if not isinstance(error, network):
+        return _BROKEN
+    return _OFFLINE if huggingface_hub.constants.HF_HUB_OFFLINE else _UNREACHABLE
+
+
+def _reason(error: BaseException) -> str:
+    """An error in a few words on one line."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else ""
+    if not text and isinstance(error, (RuntimeError, OSError, _XET_ERROR)):
+        text = next(iter(str(error).strip().splitlines()), "")[:200]
+    name = type(error).__name__
+    return f"{name}: {text}" if text else name

@@ -10,12 +10,34 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from dreamfusion_jax.diffusion.checkpoints import hub
-from dreamfusion_jax.diffusion.checkpoints.weights import WeightsError
+from dreamfusion_jax.diffusion.checkpoints.tensors import (
+    FULL,
+    HALF,
+    Tensors,
+    WeightsError,
+    find_weights,
+    open_tensors,
+    shard_names,
+)
 
 INDEX = "model_index.json"
 
-_STEMS = ("diffusion_pytorch_model", "model")
-_FULL, _HALF = "", ".fp16"
+# What a class name in model_index.json gives away, the first that fits; these are not read.
+_OTHER_KINDS = (
+    ("StableDiffusionXL", "Stable Diffusion XL"),
+    ("StableDiffusion3", "Stable Diffusion 3, a flow-matching transformer"),
+    ("Flux", "FLUX, a flow-matching transformer"),
+    ("ControlNet", "a ControlNet, which needs pictures as well as text"),
+    ("Adapter", "an adapter, which needs pictures as well as text"),
+    ("Inpaint", "an inpainting model, which fills holes in pictures"),
+    ("Img2Img", "an image-to-image model, which starts from pictures"),
+    ("Depth2Img", "a depth-to-image model, which starts from pictures"),
+    ("Pix2Pix", "a picture-editing model, which starts from pictures"),
+    ("ImageVariation", "an image-variation model, which starts from pictures"),
+    ("Upscale", "an upscaler, which enlarges pictures (stage III of DeepFloyd IF is one)"),
+    ("SuperResolution", "an upscaler, which enlarges pictures, as stage II of DeepFloyd IF"),
+    ("Video", "a video model"),
+)
 _SMALL = (".json", ".txt", ".model")
 _PICKLES = (".bin", ".ckpt", ".pt")
 
@@ -35,6 +57,19 @@ class Pipeline:
     classes: Mapping[str, str]
     root: Path
     repo: str | None = None
+
+    @property
+    def pad_token(self) -> str | None:
+        """Texts are padded as the tokenizer's files say."""
+        return None
+
+    def tensors(self, name: str) -> Tensors:
+        """A component's tensors, not yet read; downloaded if they have to be.
+
+        Raises:
+            WeightsError: They do not exist, are damaged or cannot be downloaded.
+        """
+        return open_tensors(self.component(name))
 
     def component(self, name: str) -> Path:
         """The folder of a component with its weights, downloaded if it has to be.
@@ -70,15 +105,15 @@ class Pipeline:
     def _download(self, name: str) -> None:
         """Completes a component in the hub's cache; the weights come last."""
         cached = {path.name for path in self.files(name)}
-        # What is there is taken, in the order in which `load_params` looks for it.
-        weights = _find_weights(cached, (_FULL, _HALF))
+        # What is there is taken, in the order in which `open_tensors` looks for it.
+        weights = find_weights(cached, (FULL, HALF))
         if weights is None:
             weights = self._download_small(name, cached)
         if weights is None:
             return
         path = self._fetch(f"{name}/{weights}")
         if path.suffix == ".json":
-            for shard in sorted(set(_read_json(path).get("weight_map", {}).values())):
+            for shard in shard_names(path):
                 self._fetch(f"{name}/{shard}")
 
     def _download_small(self, name: str, cached: Collection[str]) -> str | None:
@@ -97,7 +132,7 @@ class Pipeline:
         for file in names:
             if file.endswith(_SMALL) and ".index." not in file:
                 self._fetch(f"{name}/{file}")
-        weights = _find_weights(names, (_HALF, _FULL))
+        weights = find_weights(names, (HALF, FULL))
         pickles = [file for file in names if file.endswith(_PICKLES)]
         if weights is None and pickles:
             raise WeightsError(
@@ -128,9 +163,11 @@ def open_pipeline(source: str, supported: Mapping[str, tuple[str, ...]]) -> Pipe
         root = hub.fetch(repo, revision, INDEX).parent
     # In the hub's cache, a folder is called as the commit that it holds.
     identity = str(root) if repo is None else f"{repo}@{root.name}"
+    index = _read_json(root / INDEX)
+    _check_kind(identity, index.get("_class_name"))
     classes = {
         name: entry[1]
-        for name, entry in _read_json(root / INDEX).items()
+        for name, entry in index.items()
         if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str)
     }
     for name, choices in supported.items():
@@ -140,6 +177,16 @@ def open_pipeline(source: str, supported: Mapping[str, tuple[str, ...]]) -> Pipe
         if classes[name] not in choices:
             raise WeightsError(f"{identity}: {name} is a {classes[name]}; supported: {known}")
     return Pipeline(identity, classes, root, repo)
+
+
+def _check_kind(identity: str, pipeline: Any) -> None:
+    """Refuses the kinds of pipelines that are well known and do not serve, by name."""
+    for part, what in _OTHER_KINDS:
+        if isinstance(pipeline, str) and part in pipeline:
+            raise WeightsError(
+                f"{identity} is a {pipeline}: {what}; read are text-to-image models of the kinds "
+                "Stable Diffusion 1.x and 2.x and the first stage of DeepFloyd IF"
+            )
 
 
 def _parse_repo(source: str) -> tuple[str, str | None]:
@@ -156,18 +203,6 @@ def _parse_repo(source: str) -> tuple[str, str | None]:
     except HFValidationError as error:
         raise WeightsError(f"{source!r} is neither a folder nor OWNER/NAME on the hub") from error
     return repo, revision or None
-
-
-def _find_weights(names: Collection[str], variants: tuple[str, ...]) -> str | None:
-    """The safetensors file, or the index of several, of the first variant that is there."""
-    for variant in variants:
-        for stem in _STEMS:
-            single = f"{stem}{variant}.safetensors"
-            index = f"{stem}.safetensors.index{variant}.json"
-            for name in (single, index):
-                if name in names:
-                    return name
-    return None
 
 
 def _read_json(file: Path) -> dict[str, Any]:

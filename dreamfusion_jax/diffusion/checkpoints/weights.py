@@ -3,31 +3,35 @@
 The models name their submodules by PyTorch paths, so the parameter
 `{"down_blocks.0": {"resnets.1": {"conv1": {"kernel": ...}}}}` is the tensor
 `down_blocks.0.resnets.1.conv1.weight`. PyTorch stores convolutions as OIHW and matrices as
-(out, in); Flax as HWIO and (in, out). Only safetensors are read: a pickle can run code.
+(out, in); Flax as HWIO and (in, out).
 """
 
-import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+
+from dreamfusion_jax.devices import device_errors
+from dreamfusion_jax.diffusion.checkpoints.tensors import (
+    Tensor,
+    Tensors,
+    WeightsError,
+    open_tensors,
+)
 
 Params = dict[str, Any]
 """A nested dictionary of arrays, as `model.apply({"params": params}, ...)` takes it."""
 
-_STEMS = ("diffusion_pytorch_model", "model")
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 _WEIGHT_LEAVES = ("kernel", "scale", "embedding")
 _TYPES = ("F64", "F32", "F16", "BF16")
-
-
-class WeightsError(ValueError):
-    """Weights that cannot be read, or do not fit the model; the message says which and why."""
+# Rows that are transposed at a time: few enough to stay in the processor's cache.
+_ROWS = 256
 
 
 @runtime_checkable
@@ -53,21 +57,72 @@ def load_params(path: Path | str, model: CheckpointModel, *, dtype: Any = jnp.fl
     converted while it is read, so that no second copy of the model is held.
 
     Raises:
-        WeightsError: there are no safetensors, a file is damaged, or tensors are missing,
-            unexpected, wrongly shaped or of a type that is not read (all of them are named).
+        WeightsError: there are no safetensors, a file is damaged, or the tensors do not fit.
     """
     path = Path(path)
-    tensors = {}
-    for file in _weight_files(path):
-        for stored, tensor in _open(file).items():
-            name = model.checkpoint_name(stored)
-            if name is not None:
-                tensors[name] = tensor
+    return read_params(str(path), open_tensors(path), model, dtype=dtype)
+
+
+def read_params(
+    source: str, tensors: Tensors, model: CheckpointModel, *, dtype: Any = jnp.float32
+) -> Params:
+    """Reads a model's parameters as `dtype` from the tensors of a checkpoint.
+
+    Args:
+        source: Where the tensors come from, for errors.
+        tensors: The tensors; those that the model does not need are left alone.
+        model: The model.
+        dtype: Type of the parameters.
+
+    Raises:
+        WeightsError: Tensors are missing, unexpected, wrongly shaped or of a type that is not
+            read (all of them are named).
+    """
     expected = _flatten(param_shapes(model))
-    _check(path, tensors, {_name(p): _torch_shape(p, leaf.shape) for p, leaf in expected.items()})
-    return unflatten_dict(
-        {p: jnp.asarray(_to_flax(p, tensors[_name(p)][:], np.dtype(dtype))) for p in expected}
-    )
+    return read_leaves(source, known_tensors(source, tensors, model), expected, dtype=dtype)
+
+
+def known_tensors(source: str, tensors: Tensors, model: CheckpointModel) -> Tensors:
+    """The tensors that a model needs, by its own names for them, checked to be all there.
+
+    Raises:
+        WeightsError: As `read_params`.
+    """
+    named = {model.checkpoint_name(stored): tensor for stored, tensor in tensors.items()}
+    known = {name: tensor for name, tensor in named.items() if name is not None}
+    _check(source, known, tensor_shapes(model))
+    return known
+
+
+def tensor_shapes(model: CheckpointModel) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors that a checkpoint of the model has, by name."""
+    leaves = _flatten(param_shapes(model))
+    return {_name(path): _torch_shape(path, leaf.shape) for path, leaf in leaves.items()}
+
+
+def read_leaves(
+    source: str, tensors: Tensors, paths: Iterable[tuple[str, ...]], *, dtype: Any, prefix: str = ""
+) -> Params:
+    """The parameters with these paths, each converted while it is read.
+
+    Args:
+        source: Where the tensors come from, for errors.
+        tensors: Tensors by the model's names.
+        paths: Where the parameters are in the tree that is returned.
+        dtype: Type of the parameters.
+        prefix: What the names of the tensors have before the path.
+
+    Raises:
+        WeightsError: The memory does not suffice.
+    """
+    what = f"the weights of {source} in {np.dtype(dtype)}"
+    with device_errors(what):
+        return unflatten_dict(
+            {
+                p: jnp.asarray(_to_flax(p, tensors[prefix + _name(p)], np.dtype(dtype)))
+                for p in paths
+            }
+        )
 
 
 def save_params(params: Params, file: Path | str, *, dtype: Any = jnp.float16) -> None:
@@ -87,6 +142,12 @@ def param_shapes(model: CheckpointModel) -> Params:
     return jax.eval_shape(model.init, jax.random.key(0), *model.example_inputs())["params"]
 
 
+def shape_paths(module: nn.Module, *inputs: Any) -> list[tuple[str, ...]]:
+    """Paths of the parameters that a module has for these inputs."""
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+    return list(_flatten(shapes))
+
+
 def count_params(model: CheckpointModel) -> int:
     """Number of a model's parameters, found without allocating them."""
     return sum(leaf.size for leaf in jax.tree.leaves(param_shapes(model)))
@@ -96,61 +157,18 @@ def _flatten(params: Params) -> dict[tuple[str, ...], Any]:
     return dict(flatten_dict(params))
 
 
-def _weight_files(path: Path) -> list[Path]:
-    if path.is_file():
-        if path.suffix == ".json":
-            return _shards(path)
-        if path.suffix != ".safetensors":
-            raise WeightsError(f"{path} is not a .safetensors file; other formats are not read")
-        return [path]
-    for variant in ("", ".fp16"):
-        for stem in _STEMS:
-            file = path / f"{stem}{variant}.safetensors"
-            index = path / f"{stem}.safetensors.index{variant}.json"
-            if file.is_file():
-                return [file]
-            if index.is_file():
-                return _shards(index)
-    if not path.is_dir():
-        raise WeightsError(f"{path} does not exist")
-    pickles = sorted(p.name for p in path.iterdir() if p.suffix in _PICKLES)
-    hint = f"; {', '.join(pickles)} may hold code and is not read" if pickles else ""
-    raise WeightsError(f"{path} holds no {' or '.join(_STEMS)} in .safetensors form{hint}")
-
-
-def _shards(index: Path) -> list[Path]:
-    names = set(json.loads(index.read_text())["weight_map"].values())
-    files = [index.parent / name for name in sorted(names)]
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        raise WeightsError(f"{index} names files that do not exist: {', '.join(missing)}")
-    return files
-
-
-def _open(file: Path) -> dict[str, Any]:
-    """The file's tensors, memory-mapped: `tensor[:]` reads one as a NumPy array."""
-    try:
-        opened = safe_open(file, framework="numpy")
-    except SafetensorError as error:
-        raise WeightsError(f"{file} is truncated or not a safetensors file ({error})") from error
-    names = opened.keys()
-    return {name: opened.get_slice(name) for name in names}
-
-
-def _check(path: Path, tensors: dict[str, Any], expected: dict[str, tuple[int, ...]]) -> None:
+def _check(source: str, tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> None:
     missing = sorted(expected.keys() - tensors.keys())
     unexpected = sorted(tensors.keys() - expected.keys())
     known = {name: tensors[name] for name in sorted(expected.keys() & tensors.keys())}
     wrong = [
-        f"{name} is {tensor.get_shape()}, not {list(expected[name])}"
+        f"{name} is {list(tensor.shape)}, not {list(expected[name])}"
         for name, tensor in known.items()
-        if tensor.get_shape() != list(expected[name])
+        if tensor.shape != expected[name]
     ]
     # Integers and eight-bit floats mean nothing without the scales they were quantized with.
     unread = [
-        f"{name} is {tensor.get_dtype()}"
-        for name, tensor in known.items()
-        if tensor.get_dtype() not in _TYPES
+        f"{name} is {tensor.dtype}" for name, tensor in known.items() if tensor.dtype not in _TYPES
     ]
     problems = {
         "missing": missing,
@@ -160,7 +178,7 @@ def _check(path: Path, tensors: dict[str, Any], expected: dict[str, tuple[int, .
     }
     found = [f"{len(v)} {kind} ({', '.join(v)})" for kind, v in problems.items() if v]
     if found:
-        raise WeightsError(f"the tensors of {path} do not fit the model: {'; '.join(found)}")
+        raise WeightsError(f"the tensors of {source} do not fit the model: {'; '.join(found)}")
 
 
 def _name(path: tuple[str, ...]) -> str:
@@ -184,6 +202,14 @@ def _to_torch(path: tuple[str, ...], leaf: Any, dtype: np.dtype) -> np.ndarray:
     return np.asarray(np.asarray(leaf).transpose(_torch_axes(path, leaf.ndim)), dtype, order="C")
 
 
-def _to_flax(path: tuple[str, ...], tensor: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    axes = np.argsort(_torch_axes(path, tensor.ndim))
-    return np.array(tensor.transpose(axes), dtype=dtype, order="C")
+def _to_flax(path: tuple[str, ...], tensor: Tensor, dtype: np.dtype) -> np.ndarray:
+    axes = np.argsort(_torch_axes(path, len(tensor.shape)))
+    stored = tensor[:]
+    leaf = np.empty([tensor.shape[axis] for axis in axes], dtype)
+    if path[-1] == "kernel" and leaf.ndim == 2:
+        # The matrices of text encoders are larger than any cache.
+        for row in range(0, len(stored), _ROWS):
+            leaf[:, row : row + _ROWS] = stored[row : row + _ROWS].T
+    else:
+        leaf[...] = stored.transpose(axes)
+    return leaf

@@ -11,6 +11,7 @@ import numpy as np
 import tyro
 from transformers import CLIPTokenizer
 
+from dreamfusion_jax.maths import to_symmetric
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.scene.camera import CameraConfig
 from dreamfusion_jax.scene.lighting import LightingConfig
@@ -188,7 +189,7 @@ def draw_batch(key: jax.Array, pictures: Pictures, batch_size: int) -> tuple[jax
         pictures.palette,
         batch_size=batch_size,
     )
-    return architecture.space_to_depth(2 * images - 1), ids
+    return architecture.space_to_depth(to_symmetric(images)), ids
 
 
 def learning_rate(config: Optimization, step) -> jax.Array:

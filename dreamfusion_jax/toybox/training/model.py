@@ -14,6 +14,7 @@ from dreamfusion_jax.diffusion.layers import Dtype
 from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.unet_config import UNetConfig
+from dreamfusion_jax.maths import expand_to
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.toybox.architecture import MiniatureConfig
 from dreamfusion_jax.toybox.training.data import (
@@ -129,7 +130,7 @@ def clean_image_loss(
     noised = schedule.add_noise(z, jax.random.normal(noise_key, z.shape), t)
     predicted = networks.predict(params, noised, schedule.timestep(t), ids)
     weight = jnp.minimum(1 / schedule.sigma(t) ** 2, MAX_WEIGHT)
-    return jnp.mean(weight[:, None, None, None] * (predicted - z) ** 2)
+    return jnp.mean(expand_to(weight, z.ndim) * (predicted - z) ** 2)
 
 
 @functools.partial(jax.jit, static_argnames=("networks", "config"), donate_argnames="state")
@@ -160,7 +161,8 @@ def train_step(
     loss, gradient = jax.value_and_grad(clean_image_loss)(
         state.params, networks, schedule, loss_key, z, ids
     )
-    update, optimizer = make_optimizer(config).update(gradient, state.optimizer, state.params)
+    with jax.numpy_dtype_promotion("standard"):  # optax reckons with the number of the step.
+        update, optimizer = make_optimizer(config).update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, update)
     ema = optax.incremental_update(params, state.ema, 1 - ema_decay(config, state.step))
     following = State(state.step + 1, params, ema, optimizer)

@@ -1,7 +1,9 @@
 """Local folders, and the hub's own client against a hub that is a function: no network."""
 
+import errno
 import importlib
 import json
+import re
 import socket
 from dataclasses import dataclass, field
 
@@ -10,7 +12,7 @@ import pytest
 from huggingface_hub import constants, errors
 
 from dreamfusion_jax.diffusion.checkpoints.pipeline import open_pipeline
-from dreamfusion_jax.diffusion.checkpoints.weights import WeightsError
+from dreamfusion_jax.diffusion.checkpoints.tensors import WeightsError
 
 # httpx or httpx2, as the version of the hub's client has it.
 httpx = importlib.import_module(errors.HfHubHTTPError.__bases__[0].__module__.split(".")[0])
@@ -225,6 +227,77 @@ def test_weights_in_the_cache_are_used_as_they_are(hub):
     assert "model-1-of-1" in names(pipeline, "text_encoder")
 
 
+def test_indices_of_shards_by_their_newer_name(hub):
+    folder, name = "text_encoder", "model.fp16.safetensors.index.json"
+    hub.files[f"{folder}/{name}"] = hub.files.pop(f"{folder}/model.safetensors.index.fp16.json")
+    pipeline = open_pipeline(REPO, SUPPORTED)
+    pipeline.component(folder)
+    expected = {"config.json", name, *(f"model.fp16-{x}.safetensors" for x in "ab")}
+    assert names(pipeline, folder) == expected
+    assert pipeline.component(folder) and hub.requests.clear() is None
+    hub.files[f"{folder}/{name}"] = "[]"
+    file = pipeline.root / folder / name
+    file.unlink()
+    file.write_text("[]")
+    with pytest.raises(WeightsError, match="is damaged: no index"):
+        pipeline.component(folder)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "what"),
+    [
+        ("StableDiffusionXLPipeline", "Stable Diffusion XL"),
+        ("StableDiffusionXLInpaintPipeline", "Stable Diffusion XL"),
+        ("StableDiffusion3Pipeline", "Stable Diffusion 3"),
+        ("FluxPipeline", "FLUX"),
+        ("StableDiffusionInpaintPipeline", "an inpainting model"),
+        ("StableDiffusionImg2ImgPipeline", "an image-to-image model"),
+        ("StableDiffusionControlNetPipeline", "a ControlNet"),
+        ("StableDiffusionUpscalePipeline", "an upscaler"),
+        ("IFSuperResolutionPipeline", "an upscaler.* stage II of DeepFloyd IF"),
+    ],
+)
+def test_other_kinds_of_models_are_refused_by_name(pipeline, what, folder):
+    # Even where every component would do.
+    index = MODEL_INDEX | {"_class_name": pipeline}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    message = one_line(str(folder), {"unet": ("UNet2DConditionModel",)})
+    assert re.search(f"is a {pipeline}: {what}", message)
+
+
+FAILURES = {
+    "hf_xet": (
+        RuntimeError("Data processing error: CAS service error : Reqwest Error\nmore"),
+        r"download of someone/model \(model_index.json\) failed \(RuntimeError: Data processing "
+        r"error: CAS service error : Reqwest Error\): try again, with HF_HUB_DISABLE_XET=1",
+    ),
+    "disk full": (
+        OSError(errno.ENOSPC, "No space left on device"),
+        r"cannot be written to the hub's cache .*hub \(OSError: No space left on device\)",
+    ),
+    "not allowed": (
+        PermissionError(errno.EACCES, "Permission denied"),
+        r"cannot be written .*Permission denied\): make room there, or set HF_HOME",
+    ),
+    "cut off": (
+        OSError("Consistency check failed: file should be of size 9 but has size 4"),
+        r"failed \(OSError: Consistency check failed.*: try again",
+    ),
+    "reset": (ConnectionResetError(104, "reset by peer"), "cannot be reached"),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_downloads_that_fail(name, hub, monkeypatch):
+    error, expected = FAILURES[name]
+
+    def download(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(huggingface_hub.file_download, "http_get", download)
+    assert re.search(expected, one_line(REPO))
+
+
 REFUSALS = {
     "absent": ((401, {"X-Error-Code": "RepoNotFound"}), "shows no repository someone/model"),
     "absent, logged in": ((404, {"X-Error-Code": "RepoNotFound"}), "removed or renamed"),
@@ -258,7 +331,7 @@ def test_refusals_are_told_apart(name, hub):
     hub.refusal, expected = REFUSALS[name]
     message = one_line(REPO)
     assert expected in message
-    assert name == "no such file" or "name a mirror or a folder" in message
+    assert name == "no such file" or "use a mirror or a folder" in message
 
 
 @pytest.mark.parametrize("how", ["down", "HF_HUB_OFFLINE"])

@@ -5,18 +5,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.tiny import encode_by_hand, network_by_hand, sphere_points
+from helpers.tiny import encode_by_hand, network_by_hand, random_params
 from scipy.interpolate import RegularGridInterpolator
 
 from dreamfusion_jax.scene.encoding import GridConfig
-from dreamfusion_jax.scene.field import (
-    Blob,
-    EnvironmentMap,
-    Field,
-    GridField,
-    MlpField,
-    ProposalMlp,
-)
+from dreamfusion_jax.scene.fields.density import LITERAL, Density
+from dreamfusion_jax.scene.fields.grid import GridField
+from dreamfusion_jax.scene.fields.mlp import MlpField
+from dreamfusion_jax.scene.fields.proposal import ProposalMlp
+from dreamfusion_jax.scene.fields.protocol import Field
 
 RNG = np.random.default_rng(0)
 POINTS = RNG.uniform(-0.5, 0.5, (30, 3))
@@ -25,8 +22,7 @@ ASK = (jnp.array(POINTS, jnp.float32), jnp.array(VARIANCES, jnp.float32))
 GRID = GridField(
     GridConfig(resolutions=(3, 5), features=4),
     radius=0.62,
-    bias=-2.0,
-    blob=Blob(4.0, 0.2),
+    density=Density(bias=-2.0, strength=4.0),
     smoothness=0.3,
 )
 
@@ -39,20 +35,42 @@ def bump(strength, width):
     return strength * np.exp(-(POINTS**2).sum(-1) / (2 * width**2))
 
 
-def random_params(init, scale=0.5):
-    leaves, tree = jax.tree.flatten(jax.jit(init)(jax.random.key(1)))
-    noise = [scale * RNG.normal(size=leaf.shape) for leaf in leaves]
-    pairs = zip(leaves, noise, strict=True)
-    return tree.unflatten([leaf + jnp.array(n, jnp.float32) for leaf, n in pairs])
+DENSITIES = {
+    "inside": (Density(-1.0, "inside", 3.0, 0.3), lambda raw: np.exp(raw - 1 + bump(3.0, 0.3))),
+    "outside": (Density(-1.0, "outside", 3.0, 0.3), lambda raw: np.exp(raw - 1) + bump(3.0, 0.3)),
+    "literal": (LITERAL, lambda raw: np.exp(raw) + bump(5.0, 0.2)),
+    "usual": (Density(), lambda raw: np.exp(raw - 4 + bump(6.0, 0.2))),
+}
 
 
+@pytest.mark.parametrize("name", DENSITIES)
+def test_the_density_is_an_exponential_with_a_blob(name):
+    density, by_hand = DENSITIES[name]
+    raw = RNG.normal(size=30)
+    got = jax.jit(density)(jnp.array(raw, jnp.float32), ASK[0])
+    np.testing.assert_allclose(got, by_hand(raw), rtol=1e-5)
+    # Outside, the blob is a floor that no network can dig under; inside, it can be carved away.
+    carved = density(jnp.full(30, -40.0), ASK[0])
+    floor = bump(density.strength, density.width) if density.blob == "outside" else 0.0
+    np.testing.assert_allclose(carved, floor + np.zeros(30), rtol=1e-5, atol=1e-12)
+
+
+def test_every_field_and_the_proposals_begin_thin_with_the_blob_inside():
+    assert all(
+        field.density == Density() == Density(-4.0, "inside", 6.0, 0.2)
+        for field in (MlpField(), GridField(), ProposalMlp())
+    )
+
+
+@pytest.mark.parametrize("name", DENSITIES)
 @pytest.mark.parametrize("fresh", [True, False])
-def test_the_mlp_is_the_papers_formula(fresh):
-    field = MlpField(width=16, blocks=3, frequencies=4)
+def test_the_mlp_is_the_papers_formula(fresh, name):
+    activation, by_hand = DENSITIES[name]
+    field = MlpField(width=16, blocks=3, frequencies=4, density=activation)
     params = jax.jit(field.init)(jax.random.key(0)) if fresh else random_params(field.init)
     raw = network_by_hand(params, encode_by_hand(POINTS, VARIANCES, 4), blocks=3)
     density, albedo = jax.jit(field)(params, *ASK)
-    np.testing.assert_allclose(density, np.exp(raw[:, 0]) + bump(5.0, 0.2), rtol=1e-4)
+    np.testing.assert_allclose(density, by_hand(raw[:, 0]), rtol=1e-4)
     np.testing.assert_allclose(albedo, sigmoid(raw[:, 1:]), rtol=1e-4)
 
 
@@ -65,12 +83,13 @@ def test_the_papers_mlp_has_the_parameters_of_its_description():
 
 
 def test_the_blob_alone_is_left_where_the_network_says_nothing():
-    field = MlpField(width=4, blocks=1, frequencies=2)
+    field = MlpField(width=4, blocks=1, frequencies=2, density=LITERAL)
     params = jax.tree.map(jnp.zeros_like, field.init(jax.random.key(0)))
     density, albedo = field(params, *ASK)
     np.testing.assert_allclose(density, 1 + bump(5.0, 0.2), rtol=1e-5)
     np.testing.assert_array_equal(albedo, np.full((30, 3), 0.5))
-    assert Blob()(jnp.zeros(3)) == 5.0
+    origin = (jnp.zeros((1, 3)), jnp.zeros(1))
+    assert field(params, *origin)[0] == 6.0
 
 
 @pytest.mark.parametrize("field", [MlpField(), GridField()])
@@ -84,7 +103,7 @@ def test_no_view_direction_goes_in(field):
 
 
 def test_variance_blurs():
-    field = MlpField(width=16, blocks=1, frequencies=6, blob=Blob(strength=0.0))
+    field = MlpField(width=16, blocks=1, frequencies=6, density=Density(0.0, strength=0.0))
     params = random_params(field.init)
     roughness = []
     for variance in (0.0, 2e-3, 5e-2, 1e2):
@@ -157,21 +176,10 @@ def test_the_grids_regularizer_is_the_total_variation_of_its_dense_levels():
     assert MlpField().regularizer(None) == 0.0
 
 
-def test_the_proposal_is_a_density_alone():
-    proposal = ProposalMlp(width=8, blocks=1, frequencies=3, blob=Blob(2.0, 0.3))
+@pytest.mark.parametrize("name", DENSITIES)
+def test_the_proposal_is_a_density_alone(name):
+    activation, by_hand = DENSITIES[name]
+    proposal = ProposalMlp(width=8, blocks=1, frequencies=3, density=activation)
     params = random_params(proposal.init)
     raw = network_by_hand(params, encode_by_hand(POINTS, VARIANCES, 3), blocks=1)[:, 0]
-    np.testing.assert_allclose(proposal(params, *ASK), np.exp(raw) + bump(2.0, 0.3), rtol=1e-4)
-
-
-@pytest.mark.parametrize("latent", [False, True])
-def test_the_environment_map_is_a_colour_for_every_direction(latent):
-    environment = EnvironmentMap(width=8, blocks=1, frequencies=3, latent=latent)
-    params = random_params(environment.init)
-    directions = sphere_points(40)
-    code = encode_by_hand(directions, np.zeros(40), 3)
-    raw = network_by_hand(params, code, blocks=1)
-    colors = environment(params, jnp.array(directions, jnp.float32))
-    assert colors.shape == (40, 4 if latent else 3)
-    np.testing.assert_allclose(colors, raw if latent else sigmoid(raw), rtol=1e-4, atol=1e-5)
-    assert colors.std(axis=0).min() > 0.02
+    np.testing.assert_allclose(proposal(params, *ASK), by_hand(raw), rtol=1e-4)
