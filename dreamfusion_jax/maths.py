@@ -1,10 +1,8 @@
 """Numerically safe versions of a few functions."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, ScalarLike, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 _LARGEST_EXPONENT = 80.0
 """exp(80) = 5.5e34 is finite in float32; exp(89) is not."""
@@ -83,24 +81,3 @@ def to_symmetric(pixels: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 def from_symmetric(pixels: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """From [-1, 1] to [0, 1]: the inverse of `to_symmetric`."""
     return 0.5 * pixels + 0.5
-
-
-@dataclasses.dataclass(frozen=True)
-class Ramp:
-    """A value that goes linearly from `start` to `end` over the first `steps` steps.
-
-    Attributes:
-        start: Value at step 0.
-        end: Value from step `steps` on.
-        steps: Length of the ramp; 0 is `end` throughout.
-    """
-
-    start: float
-    end: float
-    steps: int
-
-    def __call__(self, step: ScalarLike) -> Float[Array, ""]:
-        """The value at a step."""
-        fraction = jnp.clip(jnp.asarray(step, jnp.float32) / max(self.steps, 1), 0.0, 1.0)
-        fraction = fraction if self.steps > 0 else jnp.ones_like(fraction)
-        return self.start + (self.end - self.start) * fraction

@@ -5,10 +5,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from dreamfusion_jax.distillation.adam import AdamConfig
 from dreamfusion_jax.distillation.losses import LossConfig
-from dreamfusion_jax.distillation.sds import SdsConfig
-from dreamfusion_jax.distillation.train import AdamConfig, TrainConfig
-from dreamfusion_jax.maths import Ramp
+from dreamfusion_jax.distillation.rates import PartRates
+from dreamfusion_jax.distillation.sds import Sds
+from dreamfusion_jax.distillation.train import TrainConfig
 from dreamfusion_jax.priors.loading import PriorName
 from dreamfusion_jax.priors.prompts import PromptConfig
 from dreamfusion_jax.scene.camera import Camera, CameraConfig, orbit
@@ -17,6 +18,7 @@ from dreamfusion_jax.scene.fields.grid import GridField
 from dreamfusion_jax.scene.fields.mlp import MlpField
 from dreamfusion_jax.scene.lighting import LightingConfig
 from dreamfusion_jax.scene.render import SamplingConfig, SceneModel
+from dreamfusion_jax.schedules import Ramp
 from dreamfusion_jax.toybox.bank import NARROW_CAMERAS, SOFT_LIGHTING
 
 
@@ -79,40 +81,38 @@ Departure: see `Density` for the thin start, and `CameraConfig` for the spread o
 """
 
 
-def _toybox(steps: int, output: OutputConfig) -> RunConfig:
-    """Distillation from the embedded prior, with schedules in proportion to its length."""
-    return RunConfig(
-        scene=SceneModel(
-            field=GridField(),
-            sampling=SamplingConfig(radius=0.62, proposals=(), intervals=48, normals="ray"),
-            background=None,
+TOYBOX = RunConfig(
+    scene=SceneModel(
+        field=GridField(),
+        sampling=SamplingConfig(radius=0.62, proposals=(), intervals=48, normals="ray"),
+        background=None,
+    ),
+    train=TrainConfig(
+        steps=600,
+        views=4,
+        variance=Ramp(0.0, 0.0, 0.0),
+        optimizer=AdamConfig(learning_rate=0.1),
+        prompts=PromptConfig(views="octants"),
+        cameras=NARROW_CAMERAS,
+        # As many lit pictures as the prior was trained on.
+        lighting=dataclasses.replace(SOFT_LIGHTING, albedo_until=1 / 4),
+        # Much noise to the end: with less of it a dark albedo passes for the side away from
+        # the light, and a wrong shape for the right one seen from higher up.
+        distillation=Sds(guidance_weight=3.0, weighting="image", clip_denoised=True),
+        losses=LossConfig(
+            orientation=Ramp(1e-2, 1e-1, 5 / 6),
+            opacity=0.01,
+            entropy=Ramp(0.02, 0.3, 3 / 4),
         ),
-        train=TrainConfig(
-            steps=steps,
-            views=4,
-            variance=Ramp(0.0, 0.0, 0),
-            optimizer=AdamConfig(learning_rate=0.1),
-            prompts=PromptConfig(views="octants"),
-            cameras=NARROW_CAMERAS,
-            # As many lit pictures as the prior was trained on.
-            lighting=dataclasses.replace(SOFT_LIGHTING, albedo_steps=steps // 4),
-            # Much noise to the end: with less of it a dark albedo passes for the side away from
-            # the light, and a wrong shape for the right one seen from higher up.
-            sds=SdsConfig(guidance_weight=3.0, weighting="image", clip_denoised=True),
-            losses=LossConfig(
-                orientation=Ramp(1e-2, 1e-1, 5 * steps // 6),
-                opacity=0.01,
-                entropy=Ramp(0.02, 0.3, 3 * steps // 4),
-            ),
-        ),
-        output=output,
-    )
-
-
-TOYBOX = _toybox(600, OutputConfig())
+    ),
+)
 """The default: the best result that a CPU reaches in a few minutes."""
 
-QUALITY = _toybox(2000, OutputConfig(size=256, frames=72, mesh_resolution=128))
+QUALITY = dataclasses.replace(
+    TOYBOX,
+    train=dataclasses.replace(TOYBOX.train, steps=2000),
+    output=OutputConfig(size=256, frames=72, mesh_resolution=128),
+)
 """`TOYBOX` with more patience."""
 
 FAST_SD = RunConfig(
@@ -126,10 +126,13 @@ FAST_SD = RunConfig(
     train=TrainConfig(
         steps=10_000,
         views=1,
-        optimizer=AdamConfig(learning_rate=0.02, warm_up=100),
+        # At the grid's rate the background would saturate within a few hundred steps.
+        optimizer=AdamConfig(
+            learning_rate=0.02, warm_up=1 / 100, parts=PartRates(background=1 / 20)
+        ),
         cameras=CameraConfig(elevation=(-10.0, 60.0), distance=(1.2, 1.5)),
-        lighting=LightingConfig(albedo_steps=2000, ambient=0.3, diffuse=0.7),
-        losses=LossConfig(opacity=1e-3, entropy=Ramp(1e-3, 1e-2, 5000)),
+        lighting=LightingConfig(albedo_until=1 / 5, ambient=0.3, diffuse=0.7),
+        losses=LossConfig(opacity=1e-3, entropy=Ramp(1e-3, 1e-2, 1 / 2)),
     ),
     output=OutputConfig(preview_every=500, checkpoint_every=500, distance=1.4, focal=0.9, size=256),
 )
@@ -151,7 +154,7 @@ FAST_IF = dataclasses.replace(
     FAST_SD,
     train=dataclasses.replace(
         FAST_SD.train,
-        sds=SdsConfig(guidance_weight=20.0, clip_denoised=True),
+        distillation=Sds(guidance_weight=20.0, clip_denoised=True),
     ),
 )
 """`FAST_SD` for DeepFloyd IF, a pixel prior that needs less guidance and may be clipped."""
@@ -275,13 +278,15 @@ def with_field(config: RunConfig, name: FieldName) -> RunConfig:
         return config
     if name == "grid":
         field = GridField(radius=config.scene.sampling.radius)
-        train = dataclasses.replace(config.train, optimizer=AdamConfig(learning_rate=0.05))
+        train = dataclasses.replace(
+            config.train, optimizer=AdamConfig(0.05, parts=PartRates(background=1 / 50))
+        )
     else:
         field = MlpField()
         train = dataclasses.replace(
             config.train,
-            variance=Ramp(1e-2, 1e-4, config.train.steps // 2),
-            optimizer=AdamConfig(learning_rate=1e-3, warm_up=50),
+            variance=Ramp(1e-2, 1e-4, 1 / 2),
+            optimizer=AdamConfig(learning_rate=1e-3, warm_up=1 / 12),
         )
     scene = dataclasses.replace(config.scene, field=field)
     return dataclasses.replace(config, scene=scene, train=train)
@@ -292,7 +297,7 @@ def changed(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:
 
     Args:
         config: What to change.
-        changes: Dotted names, such as "train.sds.guidance_weight", and their values.
+        changes: Dotted names, such as "train.distillation.guidance_weight", and their values.
 
     Raises:
         ValueError: There is no such setting.

@@ -27,7 +27,11 @@ _CAMERAS = CameraConfig(
     focal=(1.0, 1.25),
 )
 _LIGHTING = LightingConfig(
-    albedo_steps=0, textureless_probability=0.0, diffuse_probability=0.5, ambient=0.35, diffuse=0.65
+    albedo_until=0.0,
+    textureless_probability=0.0,
+    diffuse_probability=0.5,
+    ambient=0.35,
+    diffuse=0.65,
 )
 
 

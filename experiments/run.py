@@ -6,9 +6,10 @@ Everything goes to outputs/<prompt>-seed<seed>/. Stop with Ctrl-C at any time an
 with --resume and that folder.
 """
 
+import contextlib
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -68,6 +69,15 @@ class Arguments:
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = presets.TOYBOX
 
 
+_OPTIONS = {
+    "clip_denoised": "--train.distillation.clip-denoised",
+    "image_size": "--image-size",
+    "latent scene": "--prior",
+    "a mirror": "--weights",
+}
+"""What errors of the library speak of, and the options that set it."""
+
+
 class UsageError(ValueError):
     """A request that cannot be carried out; the message is one line for the user."""
 
@@ -120,10 +130,10 @@ def _peek(argv: list[str], name: str, options: Sequence[str]) -> Any:
 
 
 def _check(arguments: Arguments) -> Arguments:
-    """Folds --seed and --steps into the configuration, and refuses what makes no sense."""
+    """Folds --steps into the configuration, and refuses what makes no sense."""
     if not arguments.prompt.strip():
         raise UsageError("the prompt is empty; try --prompt 'a red mushroom'")
-    train = dataclasses.replace(arguments.config.train, seed=arguments.seed)
+    train = arguments.config.train
     if arguments.steps is not None:
         train = dataclasses.replace(train, steps=arguments.steps)
     output = arguments.config.output
@@ -159,6 +169,18 @@ def settings_of(arguments: Arguments) -> RunSettings:
     )
 
 
+@contextlib.contextmanager
+def _options_named() -> Iterator[None]:
+    """Adds to errors of the library the options of the settings that they speak of."""
+    try:
+        yield
+    except ValueError as error:
+        named = [option for setting, option in _OPTIONS.items() if setting in str(error)]
+        if not named:
+            raise
+        raise UsageError(f"{error} ({', '.join(named)})") from error
+
+
 def open_run(arguments: Arguments, say: Say) -> Run:
     """Starts or resumes the run that a command line asks for.
 
@@ -174,7 +196,8 @@ def open_run(arguments: Arguments, say: Say) -> Run:
         return Run.resume(arguments.resume, say=say)
     folder = run_folder(arguments.output, arguments.prompt, arguments.seed)
     try:
-        return Run.start(folder, settings_of(arguments), say=say)
+        with _options_named():
+            return Run.start(folder, settings_of(arguments), say=say)
     except RunExistsError:
         raise UsageError(
             f"{folder} holds a run already: --resume {folder}, or another --output"

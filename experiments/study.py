@@ -17,10 +17,10 @@ from dreamfusion_jax import presets
 from dreamfusion_jax.evaluation.judge import SHIPPED
 from dreamfusion_jax.evaluation.measuring import load_jury
 from dreamfusion_jax.evaluation.study import Change, study
-from dreamfusion_jax.maths import Ramp
+from dreamfusion_jax.schedules import Ramp
 from experiments.command_line import one_line_errors, say
 
-_SDS, _LOSSES, _TOYBOX = "train.sds", "train.losses", presets.TOYBOX.train
+_SDS, _LOSSES, _TOYBOX = "train.distillation", "train.losses", presets.TOYBOX.train
 
 CHANGES: dict[str, Change] = {
     "default": {},
@@ -28,8 +28,8 @@ CHANGES: dict[str, Change] = {
     "guidance 2": {f"{_SDS}.guidance_weight": 2.0},
     "guidance 5": {f"{_SDS}.guidance_weight": 5.0},
     "guidance 10": {f"{_SDS}.guidance_weight": 10.0},
-    "time range annealed to 0.75": {f"{_SDS}.time_high": Ramp(0.98, 0.75, 600)},
-    "time range annealed to 0.5": {f"{_SDS}.time_high": Ramp(0.98, 0.5, 600)},
+    "time range annealed to 0.75": {"train.time.high": Ramp(0.98, 0.75, 1.0)},
+    "time range annealed to 0.5": {"train.time.high": Ramp(0.98, 0.5, 1.0)},
     "weighting sigma squared": {f"{_SDS}.weighting": "sigma_squared"},
     "not clipped": {f"{_SDS}.clip_denoised": False},
     "never lit": {"train.lighting.diffuse_probability": 0.0},

@@ -11,8 +11,8 @@ import pytest
 from helpers.tiny import SCHEDULE
 
 from dreamfusion_jax import devices
+from dreamfusion_jax.distillation.adam import AdamConfig
 from dreamfusion_jax.distillation.train import (
-    AdamConfig,
     Model,
     TrainConfig,
     init_state,
@@ -29,7 +29,7 @@ SCENE = SceneModel(
     background=None,
 )
 # Not Adam's usual tiny epsilon, with which the sign of a rounding error would matter.
-CONFIG = TrainConfig(steps=20, views=4, optimizer=AdamConfig(0.01, warm_up=0, eps=1e-4))
+CONFIG = TrainConfig(steps=20, views=4, optimizer=AdamConfig(0.01, warm_up=0.0, eps=1e-4))
 STEPS = 3
 
 
@@ -43,7 +43,7 @@ def make_text():
 
 def train(mesh, steps=STEPS):
     """Parameters after a few steps, losses, and the work of a step on each device."""
-    model, state, text = make_model(), init_state(make_model(), CONFIG), make_text()
+    model, state, text = make_model(), init_state(make_model(), CONFIG, 0), make_text()
     if mesh is not None:
         state, text = devices.replicate((state, text), mesh)
     program = train_step.lower(state, None, text, model=model, config=CONFIG, mesh=mesh).compile()
@@ -67,7 +67,7 @@ def compare_four_devices_with_one():
     np.testing.assert_allclose(residuals_spread, residuals, rtol=1e-5)
     for a, b in zip(spread, single, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-    fresh = jax.tree.leaves(init_state(make_model(), CONFIG).params)
+    fresh = jax.tree.leaves(init_state(make_model(), CONFIG, 0).params)
     moved = max(np.abs(a - b).max() for a, b in zip(single, fresh, strict=True))
     assert moved > 0.01
     assert work_spread < 0.35 * work

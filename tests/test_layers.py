@@ -11,7 +11,8 @@ PACKAGE = "dreamfusion_jax"
 ROOT = pathlib.Path(__file__).parent.parent / PACKAGE
 
 FLOORS = [
-    ["pytree", "maths", "devices", "caches", "checks", "schedules"],
+    ["pytree", "maths", "caches", "checks"],
+    ["schedules", "devices"],
     ["scene", "diffusion"],
     ["priors"],
     ["distillation"],
@@ -22,7 +23,7 @@ FLOORS = [
     ["__init__"],
 ]
 FLOOR = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
-# The procedural world stands beside the house. It is drawn with the lowest two floors; the
+# The procedural world stands beside the house. It is drawn with what lies below the priors; the
 # priors that know it, the presets made for it and what measures against it use it. Only the
 # training of its prior, a program's affair, looks further up.
 BESIDE = "toybox"
@@ -66,7 +67,7 @@ def violations(file, source):
             allowed = own in MAY_IMPORT_BESIDE
         else:
             # What is not in the table belongs nowhere, and may neither import nor be imported.
-            limit = 2 if own == BESIDE else FLOOR.get(own, 0)
+            limit = FLOOR["priors"] if own == BESIDE else FLOOR.get(own, 0)
             allowed = FLOOR.get(rest[0], len(FLOORS)) < limit
         if not allowed:
             yield name

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from dreamfusion_jax.maths import (
-    Ramp,
     expand_to,
     from_symmetric,
     safe_exp,
@@ -107,15 +106,6 @@ def test_pixels_go_to_the_symmetric_range_and_back():
     pixels = jnp.array([0.0, 0.25, 0.5, 1.0])
     np.testing.assert_array_equal(to_symmetric(pixels), [-1.0, -0.5, 0.0, 1.0])
     np.testing.assert_array_equal(from_symmetric(to_symmetric(pixels)), pixels)
-
-
-def test_ramp_goes_from_start_to_end_and_stays():
-    ramp = Ramp(5e-2, 2e-3, 5000)
-    steps = {0: 5e-2, 2500: 2.6e-2, 5000: 2e-3, 15_000: 2e-3}
-    for step, value in steps.items():
-        np.testing.assert_allclose(ramp(step), value, rtol=1e-5)
-        np.testing.assert_allclose(jax.jit(ramp)(jnp.array(step)), value, rtol=1e-5)
-    assert Ramp(1.0, 0.3, 0)(0) == np.float32(0.3)
 
 
 @pytest.mark.parametrize("function", [safe_norm, safe_normalize])

@@ -4,12 +4,13 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
-from dreamfusion_jax.maths import Ramp
+from dreamfusion_jax.checks import NOT_NEGATIVE, SettingError, check_range
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.scene.intervals import distortion_loss, interlevel_loss
 from dreamfusion_jax.scene.render import Rendering
+from dreamfusion_jax.schedules import Ramp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,18 +18,28 @@ class LossConfig:
     """Weights; the defaults are the paper's.
 
     Attributes:
-        orientation: Of `orientation_loss`, a schedule of the step.
+        orientation: Of `orientation_loss`, a function of the run's progress.
         opacity: Of `opacity_loss`; the paper's range is 1e-3 to 5e-3.
         interlevel: Of the proposals' loss.
         distortion: Of the distortion loss (mip-NeRF 360), off in the paper.
-        entropy: Departure: of `entropy_loss`, a schedule of the step, off in the paper.
+        entropy: Departure: of `entropy_loss`, a function of the run's progress, off in the paper.
+
+    Raises:
+        SettingError: A weight is negative or not finite.
     """
 
-    orientation: Ramp = Ramp(1e-4, 1e-2, 5000)
+    orientation: Ramp = Ramp(1e-4, 1e-2, 1 / 3)
     opacity: float = 1e-3
     interlevel: float = 1.0
     distortion: float = 0.0
-    entropy: Ramp = Ramp(0.0, 0.0, 0)
+    entropy: Ramp = Ramp(0.0, 0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        check_range(self, NOT_NEGATIVE, "opacity", "interlevel", "distortion")
+        for name in ("orientation", "entropy"):
+            ramp: Ramp = getattr(self, name)
+            if min(ramp.start, ramp.end) < 0.0:
+                raise SettingError(self, name, f"{NOT_NEGATIVE} from start to end")
 
 
 @pytree
@@ -87,12 +98,14 @@ def regularizers(rendering: Rendering, direction: Float[Array, "*batch 3"]) -> R
     )
 
 
-def weigh(values: Regularizers, config: LossConfig, step: Float[Array, ""]) -> Float[Array, ""]:
-    """The weighted sum that is added to the SDS loss."""
+def weigh(
+    values: Regularizers, config: LossConfig, step: ScalarLike, steps: int
+) -> Float[Array, ""]:
+    """The weighted sum that is added to the loss of distillation, at a step of `steps`."""
     return (
-        config.orientation(step) * values.orientation
+        config.orientation(step, steps) * values.orientation
         + config.opacity * values.opacity
         + config.interlevel * values.interlevel
         + config.distortion * values.distortion
-        + config.entropy(step) * values.entropy
+        + config.entropy(step, steps) * values.entropy
     )

@@ -10,15 +10,23 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from dreamfusion_jax.checks import DECAY, POSITIVE, check_count, check_range
+from dreamfusion_jax.distillation.rates import RateConfig
+
 _PRECISION = jax.lax.Precision.HIGHEST
 _SMALLEST_NORM = 1e-25
 
 
 @dataclasses.dataclass(frozen=True)
-class ShampooConfig:
+class ShampooConfig(RateConfig):
     """Settings of Distributed Shampoo; the defaults are DreamFusion's (appendix A.2).
 
     Attributes:
+        learning_rate: at its highest.
+        initial: share of the highest learning rate at the first step, if there is a warm-up.
+        final: share of the highest learning rate that is left at the end.
+        warm_up: when it is highest, a fraction of the run.
+        parts: multiples of the learning rate for the parts of a scene.
         beta1: decay of the momentum.
         beta2: decay of the second-moment matrices.
         exponent: each axis is preconditioned with the inverse root of this order.
@@ -27,6 +35,9 @@ class ShampooConfig:
         start_preconditioning_step: until this step the update is the sign of the gradient.
         max_merged_size: neighbouring axes are merged while their product is at most this.
         max_dimension: tensors with a larger axis are not preconditioned.
+
+    Raises:
+        SettingError: A setting is out of its range.
     """
 
     beta1: float = 0.9
@@ -37,6 +48,13 @@ class ShampooConfig:
     start_preconditioning_step: int = 5
     max_merged_size: int = 4096
     max_dimension: int = 4096
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, DECAY, "beta1", "beta2")
+        check_range(self, POSITIVE, "epsilon")
+        check_count(self, "exponent", "block_size", "max_merged_size", "max_dimension")
+        check_count(self, "start_preconditioning_step", least=0)
 
 
 class ShampooState(NamedTuple):
@@ -76,18 +94,6 @@ class _Piece(NamedTuple):
     block: tuple[int, ...]
 
 
-def paper_learning_rate(
-    start: float = 1e-9,
-    peak: float = 1e-4,
-    end: float = 1e-6,
-    warmup_steps: int = 3_000,
-    total_steps: int = 15_000,
-) -> optax.Schedule:
-    """Linear from start to peak, then half a cosine down to end (DreamFusion, appendix A.2)."""
-    schedule = optax.warmup_cosine_decay_schedule(start, peak, warmup_steps, total_steps, end)
-    return lambda step: schedule(jnp.asarray(step, jnp.float32))
-
-
 def shampoo(
     learning_rate: optax.ScalarOrSchedule, config: ShampooConfig | None = None
 ) -> optax.GradientTransformation:
@@ -103,8 +109,9 @@ def shampoo(
     `max_dimension`, u = sign(gradient), with a momentum of its own.
 
     Args:
-        learning_rate: a number or an optax schedule; it stays outside the momentum.
-        config: all other settings; those of the paper if not given.
+        learning_rate: a number or an optax schedule, such as `config.schedule(steps)`; it stays
+            outside the momentum.
+        config: the settings of the algorithm; those of the paper if not given.
 
     Returns:
         A transformation whose updates are added to the parameters: the learning rate is inside.

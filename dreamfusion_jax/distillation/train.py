@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,40 +10,29 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, UInt32
 
-from dreamfusion_jax.distillation.losses import LossConfig, regularizers, weigh
-from dreamfusion_jax.distillation.sds import SdsConfig, distill, sample_time, sds_loss
-from dreamfusion_jax.distillation.shampoo import ShampooConfig, paper_learning_rate, shampoo
-from dreamfusion_jax.maths import Ramp
+from dreamfusion_jax.checks import NOT_NEGATIVE, SettingError, check_count
+from dreamfusion_jax.distillation.losses import LossConfig, Regularizers, regularizers, weigh
+from dreamfusion_jax.distillation.optimizers import OptimizerConfig, make_optimizer
+from dreamfusion_jax.distillation.protocol import (
+    Carry,
+    Distillation,
+    Distilled,
+    add_noise,
+    residual_loss,
+)
+from dreamfusion_jax.distillation.sds import Sds
+from dreamfusion_jax.distillation.shampoo import ShampooConfig
+from dreamfusion_jax.distillation.time import TimeConfig, sample_time
 from dreamfusion_jax.priors.prior import Prior, PriorParams, View
 from dreamfusion_jax.priors.prompts import PromptConfig, Text
 from dreamfusion_jax.pytree import pytree
-from dreamfusion_jax.scene.camera import Camera, CameraConfig, cast_rays, sample_camera
+from dreamfusion_jax.scene.camera import CameraConfig, cast_rays, sample_camera
 from dreamfusion_jax.scene.fields.protocol import Params
 from dreamfusion_jax.scene.lighting import LightingConfig, sample_backdrop, sample_lighting
 from dreamfusion_jax.scene.render import Rendering, SceneModel, render_rays
+from dreamfusion_jax.schedules import Ramp
 
 _T = TypeVar("_T")
-
-
-@dataclasses.dataclass(frozen=True)
-class AdamConfig:
-    """Adam (optax) with warm-up and cosine decay.
-
-    Attributes:
-        learning_rate: At its highest.
-        warm_up: Steps of linear rise.
-        final: Share of the highest learning rate that is left at the end.
-        b1: Decay of the mean.
-        b2: Decay of the mean square.
-        eps: Added to the root of the mean square.
-    """
-
-    learning_rate: float = 1e-2
-    warm_up: int = 20
-    final: float = 0.1
-    b1: float = 0.9
-    b2: float = 0.99
-    eps: float = 1e-15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,26 +42,34 @@ class TrainConfig:
     Attributes:
         steps: Length of the run.
         views: Views rendered and scored each step; the paper's 4 devices take one each.
-        seed: Of everything random.
         variance: lambda_Sigma, the blur of the field's queries, coarse to fine.
         optimizer: Distributed Shampoo as in the paper, or Adam.
         cameras: Distribution of the cameras.
         lighting: Distribution of the lights.
         prompts: How the prompt follows the camera.
-        sds: Score distillation.
+        time: Distribution of the diffusion times.
+        distillation: The kind of score distillation.
         losses: Regularizers.
+
+    Raises:
+        SettingError: There are no steps or views, or the blur is negative.
     """
 
     steps: int = 15_000
     views: int = 4
-    seed: int = 0
-    variance: Ramp = Ramp(5e-2, 2e-3, 5000)
-    optimizer: ShampooConfig | AdamConfig = ShampooConfig()
+    variance: Ramp = Ramp(5e-2, 2e-3, 1 / 3)
+    optimizer: OptimizerConfig = ShampooConfig()
     cameras: CameraConfig = CameraConfig()
     lighting: LightingConfig = LightingConfig()
     prompts: PromptConfig = PromptConfig()
-    sds: SdsConfig = SdsConfig()
+    time: TimeConfig = TimeConfig()
+    distillation: Distillation = Sds()
     losses: LossConfig = LossConfig()
+
+    def __post_init__(self) -> None:
+        check_count(self, "steps", "views")
+        if min(self.variance.start, self.variance.end) < 0.0:
+            raise SettingError(self, "variance", f"{NOT_NEGATIVE} from start to end")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,44 +94,41 @@ class TrainState:
         seed: Of the run. An array, so that scenes that differ in it share one program.
         params: Of the scene.
         optimizer: optax state.
+        distillation: What the kind of distillation carries; nothing for SDS.
     """
 
     step: Int[Array, ""]
     seed: UInt32[Array, ""]
     params: Params
     optimizer: optax.OptState
+    distillation: Carry
 
 
-def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """The optimizer of a run with its learning-rate schedule."""
-    kind = config.optimizer
-    if isinstance(kind, ShampooConfig):
-        warm_up = min(3000, config.steps // 5)  # Shorter runs keep the paper's proportions.
-        rate = paper_learning_rate(warmup_steps=warm_up, total_steps=config.steps)
-        return shampoo(rate, kind)
-    peak = kind.learning_rate
-    warm_up = min(kind.warm_up, config.steps // 2)
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0 if warm_up else peak, peak, warm_up, config.steps, kind.final * peak
+def init_state(model: Model, config: TrainConfig, seed: int) -> TrainState:
+    """A fresh scene and optimizer state.
+
+    Args:
+        model: What is trained.
+        config: Settings.
+        seed: Of everything random.
+    """
+    number = jnp.asarray(seed % 2**32, jnp.uint32)
+    scene_key, own_key = (
+        jax.random.fold_in(jax.random.key(number), 2**31 - past) for past in (1, 2)
     )
-    return optax.adam(rate, kind.b1, kind.b2, kind.eps)
-
-
-def init_state(model: Model, config: TrainConfig) -> TrainState:
-    """A fresh scene and optimizer state, from the seed."""
-    seed = jnp.asarray(config.seed % 2**32, jnp.uint32)
-    params = model.scene.init(jax.random.fold_in(jax.random.key(seed), 2**31 - 1))
+    params = model.scene.init(scene_key)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        seed=seed,
+        seed=number,
         params=params,
-        optimizer=make_optimizer(config).init(params),
+        optimizer=make_optimizer(config.optimizer, config.steps).init(params),
+        distillation=config.distillation.init(own_key, model.prior),
     )
 
 
 def step_keys(seed: UInt32[Array, ""], step: Int[Array, ""]) -> dict[str, Key[Array, ""]]:
     """Named random keys of a step; a resumed run derives the same ones."""
-    names = ("camera", "light", "backdrop", "jitter", "time", "noise")
+    names = ("camera", "light", "backdrop", "jitter", "time", "noise", "distillation")
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), step), len(names))
     return dict(zip(names, keys, strict=True))
 
@@ -142,9 +136,9 @@ def step_keys(seed: UInt32[Array, ""], step: Int[Array, ""]) -> dict[str, Key[Ar
 def sample_view(keys: dict[str, Key[Array, ""]], step: Array, config: TrainConfig) -> View:
     """Random cameras, lights and backdrops of a step, [views]."""
     cameras = jax.random.split(keys["camera"], config.views)
-    camera: Camera = jax.vmap(lambda k: sample_camera(k, config.cameras))(cameras)
+    camera = jax.vmap(lambda k: sample_camera(k, config.cameras))(cameras)
     lights = jax.random.split(keys["light"], config.views)
-    lighting = jax.vmap(lambda k, p: sample_lighting(k, p, step, config.lighting))(
+    lighting = jax.vmap(lambda k, p: sample_lighting(k, p, step, config.steps, config.lighting))(
         lights, camera.position
     )
     return View(camera, lighting, sample_backdrop(keys["backdrop"], (config.views,)))
@@ -174,6 +168,20 @@ def render_view(
         train_fraction=train_fraction,
     )
     return rendering, rays.direction
+
+
+def _summarize(
+    rendering: Rendering, distilled: Distilled, values: Regularizers, smoothness: Array
+) -> dict[str, Float[Array, ""]]:
+    """The metrics of a step."""
+    return {
+        "residual": jnp.sqrt(jnp.mean(distilled.residual**2)),
+        "opacity": jnp.mean(rendering.opacity),
+        "orientation": values.orientation,
+        "entropy": values.entropy,
+        "interlevel": values.interlevel,
+        "smoothness": smoothness,
+    }
 
 
 def _lay_out(tree: _T, mesh: Mesh | None, *axes: str) -> _T:
@@ -211,42 +219,45 @@ def train_step(
     keys = step_keys(state.seed, state.step)
     step = state.step.astype(jnp.float32)
     view = _lay_out(sample_view(keys, state.step, config), mesh, "view")
-    t = _lay_out(sample_time(keys["time"], config.views, step, config.sds), mesh, "view")
+    t = _lay_out(
+        sample_time(keys["time"], config.views, step, config.steps, config.time), mesh, "view"
+    )
     condition = model.prior.condition(text, view, config.prompts)
 
-    def loss_fn(params: Params) -> tuple[Array, dict[str, Array]]:
+    def loss_fn(params: Params, own: Any) -> tuple[Array, tuple[Distilled, dict[str, Array]]]:
         rendering, direction = render_view(
             model.scene,
             params,
             view,
             size=model.prior.image_size,
-            variance=config.variance(step),
+            variance=config.variance(step, config.steps),
             key=keys["jitter"],
             train_fraction=step / config.steps,
         )
         z = model.prior.encode_image(prior_params, rendering.colour)
         eps = _lay_out(jax.random.normal(keys["noise"], z.shape), mesh, "view")
-        distilled = distill(model.prior, prior_params, z, t, eps, condition, config.sds)
+        noised = add_noise(model.prior.schedule, z, eps, t)
+        carry = Carry(own, state.distillation.memory)
+        distilled = config.distillation(
+            carry, model.prior, prior_params, noised, condition, keys["distillation"]
+        )
         values = regularizers(rendering, direction)
         smoothness = model.scene.field.regularizer(params["field"])
-        loss = sds_loss(distilled.residual, z) + weigh(values, config.losses, step) + smoothness
-        metrics = {
-            "residual": jnp.sqrt(jnp.mean(distilled.residual**2)),
-            "opacity": jnp.mean(rendering.opacity),
-            "orientation": values.orientation,
-            "entropy": values.entropy,
-            "interlevel": values.interlevel,
-            "smoothness": smoothness,
-        }
-        return loss, metrics
+        penalty = weigh(values, config.losses, step, config.steps)
+        loss = residual_loss(distilled.residual, z) + penalty + smoothness + distilled.loss
+        return loss, (distilled, _summarize(rendering, distilled, values, smoothness))
 
-    (loss, metrics), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    with jax.numpy_dtype_promotion("standard"):  # optax reckons with the number of the step.
-        update, optimizer = make_optimizer(config).update(gradient, state.optimizer, state.params)
+    trained = (state.params, state.distillation.params)
+    differentiate = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
+    (loss, (distilled, metrics)), (gradient, to_own) = differentiate(*trained)
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    update, memory = optimizer.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, update)
+    carry = config.distillation.update(state.distillation, to_own, distilled)
     norm = optax.tree.norm(gradient)
-    metrics |= {"gradient": norm, "finite": jnp.isfinite(loss + norm).astype(jnp.float32)}
-    state = TrainState(state.step + 1, state.seed, params, optimizer)
+    finite = jnp.isfinite(loss + norm + optax.tree.norm(to_own))
+    metrics |= {"gradient": norm, "finite": finite.astype(jnp.float32)}
+    state = TrainState(state.step + 1, state.seed, params, memory, carry)
     return _lay_out(state, mesh), metrics
 
 

@@ -41,9 +41,9 @@ def load_prior(
         ValueError: A latent scene or a size for a prior that takes neither.
     """
     if latent and name != "stable-diffusion":
-        raise ValueError(f"a latent scene needs --prior stable-diffusion, not {name}")
+        raise ValueError(f"a latent scene needs the prior stable-diffusion, not {name}")
     if image_size is not None and (latent or name != "stable-diffusion"):
-        raise ValueError(f"--image-size is for pixels and --prior stable-diffusion, not {name}")
+        raise ValueError(f"image_size is for pixels and the prior stable-diffusion, not {name}")
     match name:
         # Only the prior that is asked for is imported: their tokenizers and the hub take a second.
         case "stable-diffusion":

@@ -1,14 +1,23 @@
 """What score distillation asks of a diffusion model, and classifier-free guidance.
 
 Every prior, embedded or pretrained, is used through the protocol `Prior`.
+
+Embeddings are pytrees, and `Prior.condition` sees all views of a step at once. So SDXL is a
+prior whose `encode_text` returns a dict with the words of both encoders and the pooled vector.
+MVDream (2308.16512) is one whose `condition` adds each camera's pose to the embedding and whose
+`predict_eps` folds the views, which stay in order, into groups; its groups of cameras and their
+common times are settings of the camera's and the time's distribution. Perp-Neg (2304.04968) is
+a field of `Condition`, the texts of the other views with a weight for each, and a sibling of
+`guide` that asks about them as well.
 """
 
 import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree, Shaped
 
 from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
 from dreamfusion_jax.maths import expand_to, from_symmetric, to_symmetric
@@ -37,15 +46,33 @@ class View:
 
 @pytree
 class Condition:
-    """What the noise prediction of each view [V, ...] is conditioned on.
+    """What the noise prediction of each view is conditioned on: pytrees, views leading.
 
     Attributes:
         conditional: Embedding of the prompt.
         unconditional: Embedding of the empty or negative prompt.
     """
 
-    conditional: Float[Array, "V ..."]
-    unconditional: Float[Array, "V ..."]
+    conditional: PyTree[Shaped[Array, "V ..."]]
+    unconditional: PyTree[Shaped[Array, "V ..."]]
+
+    @property
+    def views(self) -> int:
+        """V."""
+        return jax.tree.leaves(self.conditional)[0].shape[0]
+
+
+@pytree
+class Predictions:
+    """Noise predicted with and without the prompt, float32.
+
+    Attributes:
+        conditional: eps(z_t; y, t).
+        unconditional: eps(z_t; t).
+    """
+
+    conditional: Float[Array, "V h w C"]
+    unconditional: Float[Array, "V h w C"]
 
 
 @runtime_checkable
@@ -68,8 +95,10 @@ class Prior(Protocol):
         """Height and width of the images it is asked about, pixels."""
         ...
 
-    def encode_text(self, params: PriorParams, prompts: Sequence[str]) -> Float[Array, "P N D"]:
-        """Embeddings of prompts."""
+    def encode_text(
+        self, params: PriorParams, prompts: Sequence[str]
+    ) -> PyTree[Shaped[Array, "P ..."]]:
+        """Embeddings of prompts: a pytree, with the prompts along every leaf's leading axis."""
         ...
 
     def encode_image(
@@ -85,7 +114,7 @@ class Prior(Protocol):
         ...
 
     def condition(self, text: Text, view: View, config: PromptConfig) -> Condition:
-        """The condition of each view."""
+        """The condition of each view, made in sight of all views of the step."""
         ...
 
     def predict_eps(
@@ -93,16 +122,42 @@ class Prior(Protocol):
         params: PriorParams,
         z: Float[Array, "V h w C"],
         t: Float[Array, "V"],
-        embedding: Float[Array, "V ..."],
+        embedding: PyTree[Shaped[Array, "V ..."]],
     ) -> Float[Array, "V h w C"]:
-        """The noise in z_t."""
+        """The noise in z_t, as the embedding tells it."""
         ...
 
 
 def text_condition(text: Text, view: View, config: PromptConfig) -> Condition:
     """The condition of a prior that reads text: each camera's embedding, and the empty one."""
     conditional = text_for(text, view.camera, config)
-    return Condition(conditional, jnp.broadcast_to(text.unconditional, conditional.shape))
+    unconditional = jax.tree.map(
+        lambda empty, full: jnp.broadcast_to(empty, full.shape), text.unconditional, conditional
+    )
+    return Condition(conditional, unconditional)
+
+
+def predict(
+    prior: Prior,
+    params: PriorParams,
+    z: Float[Array, "V h w C"],
+    t: Float[Array, "V"],
+    condition: Condition,
+) -> Predictions:
+    """Both predictions, with and without the prompt, from one evaluation of twice the batch.
+
+    Args:
+        prior: The model.
+        params: Its parameters.
+        z: Noised images.
+        t: Times in [0, 1].
+        condition: Prompt and empty prompt.
+    """
+    embedding = jax.tree.map(
+        lambda *texts: jnp.concatenate(texts), condition.conditional, condition.unconditional
+    )
+    both = prior.predict_eps(params, jnp.tile(z, (2, 1, 1, 1)), jnp.tile(t, 2), embedding)
+    return Predictions(*jnp.split(both, 2))
 
 
 def guide(
@@ -115,22 +170,18 @@ def guide(
 ) -> Float[Array, "V h w C"]:
     """(1 + omega) eps(z; y, t) - omega eps(z; t) (classifier-free guidance, 2207.12598, eq. 6).
 
-    Both predictions come from one evaluation of twice the batch.
-
     Args:
         prior: The model.
         params: Its parameters.
         z: Noised images.
         t: Times in [0, 1].
-        condition: Prompt and empty prompt.
+        condition: Prompt and empty prompt, of which the latter is not asked about if omega is 0.
         guidance_weight: omega of the paper; diffusers' scale is 1 + omega.
     """
     if guidance_weight == 0.0:
         return prior.predict_eps(params, z, t, condition.conditional)
-    embedding = jnp.concatenate([condition.conditional, condition.unconditional])
-    both = prior.predict_eps(params, jnp.tile(z, (2, 1, 1, 1)), jnp.tile(t, 2), embedding)
-    conditional, unconditional = jnp.split(both, 2)
-    return conditional + guidance_weight * (conditional - unconditional)
+    eps = predict(prior, params, z, t, condition)
+    return eps.conditional + guidance_weight * (eps.conditional - eps.unconditional)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -203,4 +254,7 @@ def encode_prompts(
     """
     views = view_prompts(prompt, config)
     encoded = prior.encode_text(params, [*views, prompt, negative])
-    return Text(views=encoded[: len(views)], plain=encoded[-2], unconditional=encoded[-1])
+    several, plain, empty = (
+        jax.tree.map(lambda leaf, at=at: leaf[at], encoded) for at in (slice(len(views)), -2, -1)
+    )
+    return Text(views=several, plain=plain, unconditional=empty)

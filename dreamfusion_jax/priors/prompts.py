@@ -5,7 +5,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, PyTree, Shaped
 
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.scene.camera import Camera
@@ -34,15 +34,19 @@ class PromptConfig:
 class Text:
     """Encoded prompts.
 
+    An embedding is whatever pytree the prior's encoders give: one array, or several where
+    there is more than one encoder, or a pooled vector beside the words.
+
     Attributes:
-        views: Embeddings of the prompt with each of `PromptConfig.names` appended.
+        views: Embeddings of the prompt with each of `PromptConfig.names` appended, along the
+            leading axis of every leaf.
         plain: Embedding of the prompt itself.
         unconditional: Embedding of the empty or negative prompt.
     """
 
-    views: Float[Array, "K N D"]
-    plain: Float[Array, "N D"]
-    unconditional: Float[Array, "N D"]
+    views: PyTree[Shaped[Array, "K ..."]]
+    plain: PyTree[Shaped[Array, "..."]]
+    unconditional: PyTree[Shaped[Array, "..."]]
 
 
 def view_prompts(prompt: str, config: PromptConfig) -> tuple[str, ...]:
@@ -50,8 +54,8 @@ def view_prompts(prompt: str, config: PromptConfig) -> tuple[str, ...]:
     return tuple(f"{prompt}, {view}" for view in config.names)
 
 
-def text_for(text: Text, camera: Camera, config: PromptConfig) -> Float[Array, "*batch N D"]:
-    """The embedding that fits each camera [*batch].
+def text_for(text: Text, camera: Camera, config: PromptConfig) -> PyTree[Shaped[Array, "V ..."]]:
+    """The embedding that fits each camera [V].
 
     Args:
         text: Encoded prompts, with the views of the same `config`.
@@ -61,13 +65,18 @@ def text_for(text: Text, camera: Camera, config: PromptConfig) -> Float[Array, "
     azimuth, elevation = camera.azimuth, camera.elevation
     match config.views:
         case "none":
-            return jnp.broadcast_to(text.plain, (*azimuth.shape, *text.plain.shape))
+            return jax.tree.map(
+                lambda plain: jnp.broadcast_to(plain, (*azimuth.shape, *plain.shape)), text.plain
+            )
         case "nearest":
-            return text.views[view_index(azimuth, elevation)]
+            index = view_index(azimuth, elevation)
         case "octants":
             overhead = view_index(azimuth, elevation) == VIEWS.index("overhead view")
-            return text.views[jnp.where(overhead, len(OCTANTS), octant_index(azimuth))]
+            index = jnp.where(overhead, len(OCTANTS), octant_index(azimuth))
         case "interpolate":
             weights = view_weights(azimuth, elevation)
             full = jax.lax.Precision.HIGHEST
-            return jnp.einsum("...v,vnd->...nd", weights, text.views, precision=full)
+            return jax.tree.map(
+                lambda views: jnp.tensordot(weights, views, axes=1, precision=full), text.views
+            )
+    return jax.tree.map(lambda views: views[index], text.views)

@@ -39,7 +39,7 @@ def sample(
         Pictures in [0, 1].
     """
     schedule = prior.schedule
-    views, size = condition.conditional.shape[0], prior.image_size
+    views, size = condition.views, prior.image_size
     blank = jax.ShapeDtypeStruct((views, size, size, 3), jnp.float32)
     shape = jax.eval_shape(prior.encode_image, params, blank).shape
     total = schedule.alphas_cumprod.shape[0]
@@ -80,12 +80,13 @@ def sample_texts(
         ValueError: The prior cannot read a text.
     """
     encoded = prior.encode_text(params, [*texts, negative])
-    conditional, empty = encoded[:-1], encoded[-1]
+    conditional = jax.tree.map(lambda leaf: leaf[:-1], encoded)
+    unconditional = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[-1], leaf[:-1].shape), encoded)
     return sample(
         key,
         prior,
         params,
-        Condition(conditional, jnp.broadcast_to(empty, conditional.shape)),
+        Condition(conditional, unconditional),
         steps=steps,
         guidance_weight=guidance_weight,
         clip_denoised=clip_denoised,

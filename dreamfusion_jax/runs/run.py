@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from dreamfusion_jax.distillation.sds import check_clipping
 from dreamfusion_jax.distillation.train import Model, TrainState, init_state, train_step
 from dreamfusion_jax.looks.latents import Decoder
 from dreamfusion_jax.priors.loading import load_prior
@@ -121,7 +120,7 @@ class Run:
         if (folder / CONFIG).exists():
             raise RunExistsError(folder)
         loaded = loaded or _load(settings, say)
-        check_clipping(loaded[0], settings.config.train.sds)
+        settings.config.train.distillation.check(loaded[0])
         with contextlib.ExitStack() as lock:
             run = cls(folder, settings, loaded, lock, say)
             try:
@@ -208,12 +207,9 @@ class Run:
     def scene(self, state: TrainState) -> TrainedScene:
         """The scene of a state; it lives as long as the state, which the next step takes."""
         train = self.config.train
+        blur = train.variance(train.steps, train.steps)
         return TrainedScene(
-            self.config.scene,
-            state.params,
-            train.variance(train.steps),
-            self._decoder,
-            self.settings.about,
+            self.config.scene, state.params, blur, self._decoder, self.settings.about
         )
 
     def write_results(self, scene: TrainedScene) -> None:
@@ -226,7 +222,7 @@ class Run:
         write_results(self.folder, scene, self.config.output)
 
     def _begin(self, checkpoints: Checkpointer) -> TrainState:
-        state = init_state(self.model, self.config.train)
+        state = init_state(self.model, self.config.train, self.settings.seed)
         if checkpoints.latest_step() is None:
             return state
         state, note = checkpoints.restore_newest(state)

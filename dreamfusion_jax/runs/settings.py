@@ -17,8 +17,9 @@ import cattrs.v
 import jax
 from cattrs.strategies import configure_tagged_union
 
-from dreamfusion_jax.distillation.shampoo import ShampooConfig
-from dreamfusion_jax.distillation.train import AdamConfig
+from dreamfusion_jax.distillation.optimizers import OptimizerConfig
+from dreamfusion_jax.distillation.protocol import Distillation
+from dreamfusion_jax.distillation.sds import Sds
 from dreamfusion_jax.presets import Preset, RunConfig
 from dreamfusion_jax.priors.loading import PriorName
 from dreamfusion_jax.runs.checkpoint import CheckpointError
@@ -80,8 +81,20 @@ class RunSettings:
 def _make_converter() -> cattrs.Converter:
     """Dataclasses to JSON's values and back; the class of a union's member is its "kind"."""
     converter = cattrs.Converter(forbid_extra_keys=True)
-    for union in (GridField | MlpField, ShampooConfig | AdamConfig):
+    for union in (GridField | MlpField, OptimizerConfig):
         configure_tagged_union(union, converter, tag_name="kind")
+    # A protocol does not list its kinds.
+    kinds = {kind.__name__: kind for kind in (Sds,)}
+
+    def store(value: Distillation) -> dict[str, Any]:
+        return {**converter.unstructure(value), "kind": type(value).__name__}
+
+    def read(values: dict[str, Any], _: Any) -> Distillation:
+        settings = {name: value for name, value in values.items() if name != "kind"}
+        return converter.structure(settings, kinds[values["kind"]])
+
+    converter.register_unstructure_hook_func(lambda kind: kind is Distillation, store)
+    converter.register_structure_hook_func(lambda kind: kind is Distillation, read)
     return converter
 
 

@@ -171,7 +171,8 @@ def load_scene(folder: Path, settings: RunSettings, decoder: Decoder | None = No
                 image_size=settings.image_size,
             )
         )
-    return TrainedScene(model, params, train.variance(train.steps), decoder, settings.about)
+    blur = train.variance(train.steps, train.steps)
+    return TrainedScene(model, params, blur, decoder, settings.about)
 
 
 _SCENE: Any = SceneModel

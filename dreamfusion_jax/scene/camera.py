@@ -11,6 +11,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, ScalarLike
 
+from dreamfusion_jax.checks import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    Range,
+    check_range,
+    check_span,
+)
 from dreamfusion_jax.maths import safe_norm, safe_normalize
 from dreamfusion_jax.pytree import pytree
 
@@ -72,6 +80,10 @@ class CameraConfig:
         up_std: Spread of the up vector around +z; see `gaussians`.
         gaussians: Whether the two spreads are variances or standard deviations.
         focal: Smallest and largest focal length in image widths.
+
+    Raises:
+        SettingError: An angle, a distance or a focal length is impossible or not in order, the
+            share is not within [0, 1], or a spread is negative.
     """
 
     elevation: tuple[float, float] = (-10.0, 90.0)
@@ -82,6 +94,12 @@ class CameraConfig:
     up_std: float = 0.02
     gaussians: Literal["variance", "std"] = "std"
     focal: tuple[float, float] = (0.7, 1.35)
+
+    def __post_init__(self) -> None:
+        check_span(self, Range(-90.0, 90.0), "elevation")
+        check_range(self, SHARE, "area_probability")
+        check_span(self, POSITIVE, "distance", "focal")
+        check_range(self, NOT_NEGATIVE, "position_jitter", "look_at_std", "up_std")
 
 
 def from_angles(

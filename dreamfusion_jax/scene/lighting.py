@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, ScalarLike
 
+from dreamfusion_jax.checks import NOT_NEGATIVE, POSITIVE, SHARE, check_range, check_span
 from dreamfusion_jax.maths import expand_to, safe_normalize
 from dreamfusion_jax.pytree import pytree
 
@@ -32,26 +33,37 @@ class LightingConfig:
     """Distribution of the training lights (DreamFusion, section 3.1 and appendix A.2).
 
     Attributes:
-        albedo_steps: For so many steps the light is all ambient.
+        albedo_until: Up to this moment, a fraction of the run, the light is all ambient. The
+            paper's 1,000 of 15,000 steps.
         diffuse_probability: Share of lit views after that.
         textureless_probability: Share of the lit views whose albedo is replaced by white.
         ambient: l_a of lit views.
         diffuse: l_rho of lit views.
         distance: Smallest and largest norm of the light's position.
+
+    Raises:
+        SettingError: A share is not within [0, 1], a strength is negative, or the distances
+            are not positive or not in order.
     """
 
-    albedo_steps: int = 1000
+    albedo_until: float = 1 / 15
     diffuse_probability: float = 0.75
     textureless_probability: float = 0.5
     ambient: float = 0.1
     diffuse: float = 0.9
     distance: tuple[float, float] = (0.8, 1.5)
 
+    def __post_init__(self) -> None:
+        check_range(self, SHARE, "albedo_until", "diffuse_probability", "textureless_probability")
+        check_range(self, NOT_NEGATIVE, "ambient", "diffuse")
+        check_span(self, POSITIVE, "distance")
+
 
 def sample_lighting(
     key: Key[Array, ""],
     camera_position: Float[Array, "3"],
     step: ScalarLike,
+    steps: int,
     config: LightingConfig,
 ) -> Lighting:
     """One random light: direction from N(camera position, I), norm uniform (appendix A.2).
@@ -59,7 +71,8 @@ def sample_lighting(
     Args:
         key: Random key.
         camera_position: Near which the light falls in.
-        step: Training step, for the first steps without lights.
+        step: Of the run, for its beginning without lights.
+        steps: Length of the run.
         config: The distribution.
     """
     direction_key, distance_key, diffuse_key, texture_key = jax.random.split(key, 4)
@@ -67,7 +80,7 @@ def sample_lighting(
     near, far = config.distance
     distance = jax.random.uniform(distance_key, minval=near, maxval=far)
     lit = jax.random.bernoulli(diffuse_key, config.diffuse_probability)
-    lit = lit & (jnp.asarray(step) >= config.albedo_steps)
+    lit = lit & (jnp.asarray(step, jnp.float32) >= config.albedo_until * steps)
     bare = jax.random.bernoulli(texture_key, config.textureless_probability)
     return Lighting(
         position=distance * direction,

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from dreamfusion_jax.checks import NOT_NEGATIVE, POSITIVE, check_count, check_range
 from dreamfusion_jax.maths import expand_to
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.scene.background import EnvironmentMap
@@ -36,6 +37,9 @@ class SamplingConfig:
         anneal_slope: Of the resampling annealing (mip-NeRF 360, supplement).
         normals: "sample" finds a normal at every sample, as the paper does.
             Departure: "ray" finds one, at the expected depth; several times cheaper.
+
+    Raises:
+        SettingError: A size or a number of intervals is not positive, or another is negative.
     """
 
     radius: float = 1.4
@@ -45,6 +49,11 @@ class SamplingConfig:
     dilation_floor: float = 0.0025
     anneal_slope: float = 10.0
     normals: Literal["sample", "ray"] = "sample"
+
+    def __post_init__(self) -> None:
+        check_range(self, POSITIVE, "radius")
+        check_count(self, "proposals", "intervals")
+        check_range(self, NOT_NEGATIVE, "dilation", "dilation_floor", "anneal_slope")
 
 
 _F = TypeVar("_F", bound=Field)

@@ -32,7 +32,7 @@ NARROW_CAMERAS = CameraConfig(
 """Cameras under which apparent size tells a small prior the real size (training and SDS)."""
 
 SOFT_LIGHTING = LightingConfig(
-    albedo_steps=0,
+    albedo_until=0.0,
     diffuse_probability=0.5,
     textureless_probability=0.0,
     ambient=0.4,
@@ -80,7 +80,7 @@ class Bank:
 def _draw(key: jax.Array, category: str, modifier: str | None, config: BankConfig):
     camera_key, light_key = jax.random.split(key)
     camera = sample_camera(camera_key, config.cameras)
-    lighting = sample_lighting(light_key, camera.position, 0, config.lighting)
+    lighting = sample_lighting(light_key, camera.position, 0, 1, config.lighting)
     layers = render_layers(category, modifier, camera, lighting, size=config.size)
     view = view_index(camera.azimuth, camera.elevation)
     octant = octant_index(camera.azimuth)

@@ -13,11 +13,11 @@ from dreamfusion_jax.distillation.losses import (
     regularizers,
     weigh,
 )
-from dreamfusion_jax.maths import Ramp
 from dreamfusion_jax.scene.camera import cast_rays
 from dreamfusion_jax.scene.fields.mlp import MlpField
 from dreamfusion_jax.scene.fields.proposal import ProposalMlp
 from dreamfusion_jax.scene.render import SamplingConfig, SceneModel
+from dreamfusion_jax.schedules import Ramp
 
 RNG = np.random.default_rng(0)
 WEIGHTS = RNG.uniform(0, 0.2, (4, 5)).astype(np.float32)
@@ -126,7 +126,22 @@ def test_regularizers_are_means_over_rays(rendered):
 
 def test_weigh_adds_the_weighted_losses_on_their_schedule():
     values = Regularizers(*(jnp.array(10.0**n) for n in range(5)))
-    config = LossConfig(Ramp(1.0, 3.0, 100), 2.0, 5.0, 7.0, Ramp(9.0, 5.0, 50))
-    for step, (orientation, entropy) in {0: (1, 9), 50: (2, 5), 100: (3, 5), 500: (3, 5)}.items():
-        total = weigh(values, config, jnp.array(step, jnp.float32))
+    config = LossConfig(Ramp(1.0, 3.0, 0.5), 2.0, 5.0, 7.0, Ramp(9.0, 5.0, 0.25))
+    for step, (orientation, entropy) in {0: (1, 9), 50: (2, 5), 100: (3, 5), 200: (3, 5)}.items():
+        total = weigh(values, config, jnp.array(step, jnp.float32), 200)
         assert total == orientation + 20 + 500 + 7000 + 10_000 * entropy
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("opacity", -1e-3),
+        ("interlevel", float("nan")),
+        ("distortion", float("inf")),
+        ("orientation", Ramp(-1e-4, 1e-2, 0.5)),
+        ("entropy", Ramp(0.1, -0.1, 0.5)),
+    ],
+)
+def test_impossible_weights_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"^{name} of LossConfig must be at least 0"):
+        LossConfig(**{name: value})

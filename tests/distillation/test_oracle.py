@@ -24,9 +24,12 @@ from dreamfusion_jax.toybox.renderer import Layers, colourise, render_layers
 
 def _oracle(preset: RunConfig, steps: int, views: int) -> RunConfig:
     """A preset without guidance and with the paper's regularizers: the truth needs no help."""
-    sds = dataclasses.replace(preset.train.sds, guidance_weight=0.0)
     train = dataclasses.replace(
-        preset.train, steps=steps, views=views, sds=sds, losses=LossConfig()
+        preset.train,
+        steps=steps,
+        views=views,
+        distillation=dataclasses.replace(preset.train.distillation, guidance_weight=0.0),
+        losses=LossConfig(),
     )
     return dataclasses.replace(preset, train=train)
 
@@ -38,7 +41,7 @@ def _distil(prompt: str, config: RunConfig) -> TrainState:
     prior = dataclasses.replace(prior, image_size=32)
     model = Model(config.scene, prior)
     text = encode_prompts(prior, params, prompt, config.train.prompts)
-    state = init_state(model, config.train)
+    state = init_state(model, config.train, seed=0)
     for _ in range(config.train.steps):
         state, metrics = train_step(state, params, text, model=model, config=config.train)
     assert metrics["finite"] == 1
@@ -48,7 +51,7 @@ def _distil(prompt: str, config: RunConfig) -> TrainState:
 def _scores(prompt: str, config: RunConfig, state: TrainState) -> tuple[float, float]:
     """Mean silhouette IoU and PSNR of the albedo over 8 views that were not trained on."""
     cameras = orbit(8, math.radians(20.0), 1.3, 1.1, azimuth=0.1)
-    variance = config.train.variance(config.train.steps)
+    variance = config.train.variance(config.train.steps, config.train.steps)
     looks = look_around(
         config.scene, state.params, cameras, size=64, variance=variance, backdrop=1.0
     )

@@ -1,15 +1,15 @@
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.stats
 from helpers.tiny import LEVELS, SCHEDULE, BentPrior, grey_renderer, one_camera
 
-from dreamfusion_jax.distillation.sds import SdsConfig, distill, sample_time, sds_loss
-from dreamfusion_jax.maths import Ramp
+from dreamfusion_jax.distillation.protocol import Carry, add_noise, residual_loss
+from dreamfusion_jax.distillation.sds import Sds
 from dreamfusion_jax.priors.prior import Condition, GaussianPrior
 from dreamfusion_jax.scene.camera import cast_rays
 from dreamfusion_jax.scene.fields.mlp import MlpField
@@ -22,11 +22,22 @@ X, EPS = (rng.normal(size=SHAPE).astype(np.float32) for _ in range(2))
 MEAN, OTHER = (rng.uniform(-0.8, 0.8, SHAPE).astype(np.float32) for _ in range(2))
 
 
+def distil(prior, params, z, t, eps, condition, config):
+    """Pictures with noise, and what SDS makes of them."""
+    noised = add_noise(prior.schedule, z, eps, t)
+    nothing, key = Carry(params={}, memory={}), jax.random.key(0)
+    return noised, config(nothing, prior, params, noised, condition, key)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Unbounded(GaussianPrior):
+    bounded: ClassVar[bool] = False
+
+
 def run(prior, params=None, z=X, eps=EPS, **settings):
-    config = SdsConfig(**settings)
     condition = Condition(jnp.array(MEAN), jnp.array(OTHER))
-    call = jax.jit(functools.partial(distill, prior, condition=condition, config=config))
-    return call(params, jnp.array(z), jnp.array(T), jnp.array(eps))
+    call = functools.partial(distil, prior, condition=condition, config=Sds(**settings))
+    return jax.jit(call)(params, jnp.array(z), jnp.array(T), jnp.array(eps))
 
 
 def coefficients():
@@ -46,10 +57,13 @@ def closed_form(std, omega, eps):
 @pytest.mark.parametrize("omega", [0.0, 7.5, 100.0])
 @pytest.mark.parametrize("std", [0.0, 0.7])
 def test_residual_is_the_closed_form_of_a_gaussian_prior(std, omega):
-    got = run(GaussianPrior(SCHEDULE, std), guidance_weight=omega)
+    noised, got = run(GaussianPrior(SCHEDULE, std), guidance_weight=omega)
     alpha, sigma = coefficients()
-    np.testing.assert_allclose(got.noised, alpha * X + sigma * EPS, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(got.eps, EPS)
+    np.testing.assert_allclose(noised.z_t, alpha * X + sigma * EPS, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(noised.eps, EPS)
+    np.testing.assert_array_equal(noised.z_0, X)
+    np.testing.assert_array_equal(noised.t, T)
+    assert got.loss == 0
     wanted = sigma**2 * closed_form(std, omega, EPS)
     np.testing.assert_allclose(got.residual, wanted, rtol=1e-4, atol=2e-6 * (1 + omega))
 
@@ -60,7 +74,7 @@ def test_expected_residual_is_the_gradient_of_the_divergence_of_the_noised_image
     std = 0.7
     prior = GaussianPrior(SCHEDULE, std)
     both = [run(prior, eps=e, guidance_weight=0.0, weighting="uniform") for e in (EPS, -EPS)]
-    expected = np.mean([np.asarray(d.residual, np.float64) for d in both], axis=0)
+    expected = np.mean([np.asarray(d.residual, np.float64) for _, d in both], axis=0)
     alpha, sigma = coefficients()
 
     def divergence(x):
@@ -78,7 +92,7 @@ def test_weightings():
     prior = GaussianPrior(SCHEDULE, 0.7)
     alpha, sigma = coefficients()
     for name, factor in {"sigma_squared": sigma**2, "uniform": 1.0, "image": sigma / alpha}.items():
-        residual = run(prior, guidance_weight=3.0, weighting=name).residual
+        residual = run(prior, guidance_weight=3.0, weighting=name)[1].residual
         wanted = factor * closed_form(0.7, 3.0, EPS)
         np.testing.assert_allclose(residual, wanted, rtol=1e-4, atol=1e-5)
 
@@ -88,13 +102,13 @@ def test_clip_denoised_forms_the_residual_from_the_clipped_image(omega):
     guided = MEAN.astype(np.float64) + omega * (MEAN - OTHER)
     prior = GaussianPrior(SCHEDULE, 0.0)
     settings = {"guidance_weight": omega, "weighting": "image"}
-    plain = run(prior, **settings)
-    clipped = run(prior, **settings, clip_denoised=True)
+    _, plain = run(prior, **settings)
+    noised, clipped = run(prior, **settings, clip_denoised=True)
     bound = 1e-5 * (1 + omega) * 10  # Rounding of eps_hat, divided by the smallest alpha, 0.2.
     np.testing.assert_allclose(plain.residual, X - guided, atol=bound)
     np.testing.assert_allclose(clipped.residual, X - np.clip(guided, -1, 1), atol=bound)
     alpha, sigma = coefficients()
-    implied = (clipped.noised - sigma * np.asarray(clipped.eps_hat)) / alpha
+    implied = (noised.z_t - sigma * np.asarray(clipped.eps_hat)) / alpha
     np.testing.assert_allclose(implied, np.clip(guided, -1, 1), atol=bound)
     if omega == 20.0:
         assert np.abs(guided).max() > 5
@@ -103,9 +117,9 @@ def test_clip_denoised_forms_the_residual_from_the_clipped_image(omega):
 def test_guidance_combines_two_separate_predictions():
     prior, params = BentPrior(SCHEDULE), BentPrior.params()
     omega = 12.0
-    got = run(prior, params, guidance_weight=omega)
+    noised, got = run(prior, params, guidance_weight=omega)
     with_text, without = (
-        np.asarray(prior.predict_eps(params, got.noised, jnp.array(T), jnp.array(c)), np.float64)
+        np.asarray(prior.predict_eps(params, noised.z_t, jnp.array(T), jnp.array(c)), np.float64)
         for c in (MEAN, OTHER)
     )
     wanted = (1 + omega) * with_text - omega * without
@@ -114,8 +128,8 @@ def test_guidance_combines_two_separate_predictions():
 
 def test_guidance_weight_zero_is_the_conditional_prediction():
     prior, params = BentPrior(SCHEDULE), BentPrior.params()
-    got = run(prior, params, guidance_weight=0.0)
-    alone = jax.jit(prior.predict_eps)(params, got.noised, jnp.array(T), jnp.array(MEAN))
+    noised, got = run(prior, params, guidance_weight=0.0)
+    alone = jax.jit(prior.predict_eps)(params, noised.z_t, jnp.array(T), jnp.array(MEAN))
     np.testing.assert_allclose(got.eps_hat, alone, rtol=1e-6, atol=1e-7)
 
 
@@ -126,10 +140,8 @@ def test_gradient_is_the_residual_alone():
     @jax.jit
     def gradients(z, params, condition):
         def loss(z, params, condition):
-            distilled = distill(
-                prior, params, z, jnp.array(T), jnp.array(EPS), condition, SdsConfig()
-            )
-            return sds_loss(distilled.residual, z), distilled.residual
+            _, distilled = distil(prior, params, z, jnp.array(T), jnp.array(EPS), condition, Sds())
+            return residual_loss(distilled.residual, z), distilled.residual
 
         return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(z, params, condition)
 
@@ -159,9 +171,9 @@ def test_gradient_through_the_renderer_is_a_vector_jacobian_product():
         def loss(params):
             z = prior.encode_image(None, render(params))
             time = jnp.full(1, t)
-            config = SdsConfig(guidance_weight=omega)
-            distilled = distill(prior, None, z, time, jnp.array(eps), condition, config)
-            return sds_loss(distilled.residual, z)
+            config = Sds(guidance_weight=omega)
+            _, distilled = distil(prior, None, z, time, jnp.array(eps), condition, config)
+            return residual_loss(distilled.residual, z)
 
         return jax.grad(loss)(params)
 
@@ -184,12 +196,17 @@ def test_gradient_through_the_renderer_is_a_vector_jacobian_product():
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
-def test_times_are_uniform_and_their_upper_end_is_annealed():
-    config = dataclasses.replace(SdsConfig(), time_high=Ramp(0.98, 0.5, 100))
-    draw = jax.jit(lambda step: sample_time(jax.random.key(3), 20_000, step, config))
-    for step, high in {0: 0.98, 50: 0.74, 100: 0.5, 900: 0.5}.items():
-        t = np.asarray(draw(jnp.array(step, jnp.float32)), np.float64)
-        assert t.min() >= 0.02 and t.max() <= high
-        assert scipy.stats.kstest(t, scipy.stats.uniform(0.02, high - 0.02).cdf).pvalue > 1e-3
-    paper = sample_time(jax.random.key(4), 20_000, jnp.array(7e3), SdsConfig())
-    assert scipy.stats.kstest(paper, scipy.stats.uniform(0.02, 0.96).cdf).pvalue > 1e-3
+def test_clipping_is_refused_where_z_0_has_no_bounds():
+    unbounded = Unbounded(SCHEDULE)
+    Sds(clip_denoised=False).check(unbounded)
+    Sds(clip_denoised=True).check(GaussianPrior(SCHEDULE))
+    with pytest.raises(ValueError, match="clip_denoised is for pixel priors"):
+        Sds(clip_denoised=True).check(unbounded)
+    with pytest.raises(ValueError, match="clip_denoised is for pixel priors"):
+        run(unbounded, clip_denoised=True)
+
+
+@pytest.mark.parametrize("weight", [-5.0, float("nan"), float("inf")])
+def test_impossible_guidance_is_refused(weight):
+    with pytest.raises(ValueError, match=r"^guidance_weight of Sds must be at least 0"):
+        Sds(guidance_weight=weight)

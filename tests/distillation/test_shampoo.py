@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from dreamfusion_jax.distillation.shampoo import ShampooConfig, paper_learning_rate, shampoo
+from dreamfusion_jax.distillation.shampoo import ShampooConfig, shampoo
 
 PAPER = ShampooConfig()
 SMALL_BLOCKS = ShampooConfig(block_size=16, max_merged_size=100, max_dimension=300)
@@ -183,7 +183,7 @@ def test_badly_conditioned_quadratic_converges_where_sign_and_sgd_do_not():
 
 
 def test_learning_rate_of_the_paper():
-    rate = paper_learning_rate()
+    rate = ShampooConfig().schedule(15_000)
     steps = jnp.array([0, 1_500, 3_000, 9_000, 15_000, 20_000])
     middle = 0.5 * (1e-4 + 1e-6)
     expected = [1e-9, 0.5 * (1e-9 + 1e-4), 1e-4, middle, 1e-6, 1e-6]

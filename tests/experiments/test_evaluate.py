@@ -21,7 +21,7 @@ from experiments.evaluate import main
 SIZE = 24
 RUN = [
     *("--prompt", "a green car", "--prior", "oracle", "--steps", "40", "--train.views", "1"),
-    *("--scene.sampling.intervals", "16", "--train.sds.guidance-weight", "0"),
+    *("--scene.sampling.intervals", "16", "--train.distillation.guidance-weight", "0"),
 ]
 
 

@@ -148,8 +148,8 @@ def test_without_network(tmp_path, capsys, monkeypatch):
 
 def test_latents_are_not_clipped(weights, tmp_path, capsys):
     arguments = [*TINY, "--weights", str(weights), "--output", str(tmp_path / "out")]
-    line = _refused(capsys, *arguments, "--train.sds.clip-denoised", "True")
-    assert "--train.sds.clip-denoised" in line
+    line = _refused(capsys, *arguments, "--train.distillation.clip-denoised", "True")
+    assert "--train.distillation.clip-denoised" in line
     assert not (tmp_path / "out").exists()
 
 

@@ -138,4 +138,4 @@ def test_an_unwritable_output_is_refused(
 def test_help_is_readable() -> None:
     result = _command("--help")
     assert result.returncode == 0
-    assert "--prompt" in result.stdout and "--train.sds.guidance-weight" in result.stdout
+    assert "--prompt" in result.stdout and "--train.distillation.guidance-weight" in result.stdout

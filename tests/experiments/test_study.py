@@ -21,7 +21,7 @@ TINY = {
     "train.views": 1,
     "scene.sampling.intervals": 8,
     "output.mesh_resolution": 16,
-    "train.sds.guidance_weight": 0.0,
+    "train.distillation.guidance_weight": 0.0,
 }
 
 
@@ -46,8 +46,8 @@ def test_a_study_makes_and_measures_and_does_nothing_twice(tmp_path, monkeypatch
 def test_every_change_is_one_to_the_preset():
     for name, change in program.CHANGES.items():
         assert (presets.changed(presets.TOYBOX, change) == presets.TOYBOX) == (name == "default")
-    with pytest.raises(ValueError, match=r"no setting train\.sds\.magic"):
-        presets.changed(presets.TOYBOX, {"train.sds.magic": 1})
+    with pytest.raises(ValueError, match=r"no setting train\.distillation\.magic"):
+        presets.changed(presets.TOYBOX, {"train.distillation.magic": 1})
 
 
 def test_unknown_changes_are_named(tmp_path, capsys):

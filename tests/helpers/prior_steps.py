@@ -6,25 +6,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dreamfusion_jax.distillation.adam import AdamConfig
 from dreamfusion_jax.distillation.losses import LossConfig
-from dreamfusion_jax.distillation.sds import SdsConfig
-from dreamfusion_jax.distillation.train import AdamConfig, Model, TrainConfig, init_state
-from dreamfusion_jax.maths import Ramp
+from dreamfusion_jax.distillation.sds import Sds
+from dreamfusion_jax.distillation.train import Model, TrainConfig, init_state
 from dreamfusion_jax.priors.prompts import Text
 from dreamfusion_jax.scene.background import EnvironmentMap
 from dreamfusion_jax.scene.camera import CameraConfig
 from dreamfusion_jax.scene.encoding import GridConfig
 from dreamfusion_jax.scene.fields.grid import GridField
 from dreamfusion_jax.scene.render import SamplingConfig, SceneModel
+from dreamfusion_jax.schedules import Ramp
 
 # No regularizers: what moves the field comes from the prior. Cameras that do not look past it.
 CONFIG = TrainConfig(
     steps=20,
     views=1,
-    optimizer=AdamConfig(learning_rate=0.05, warm_up=0),
+    optimizer=AdamConfig(learning_rate=0.05, warm_up=0.0),
     cameras=CameraConfig(look_at_std=0.0),
-    sds=SdsConfig(guidance_weight=20.0),
-    losses=LossConfig(orientation=Ramp(0.0, 0.0, 0), opacity=0.0, interlevel=0.0),
+    distillation=Sds(guidance_weight=20.0),
+    losses=LossConfig(orientation=Ramp(0.0, 0.0, 0.0), opacity=0.0, interlevel=0.0),
 )
 
 
@@ -52,7 +53,7 @@ def fingerprints(tree):
 def check_steps(step, prior, params, text, *, latent=False, steps=1):
     """Takes steps; yields after each: all is finite, the field moved, the weights did not."""
     weights = fingerprints(params)
-    state = init_state(make_model(prior, latent), CONFIG)
+    state = init_state(make_model(prior, latent), CONFIG, 0)
     for _ in range(steps):
         before = jax.tree.map(np.array, state.params["field"])
         state, metrics = step(state, params, text)

@@ -19,12 +19,12 @@ from helpers.tiny import (
 )
 from PIL import Image
 
+from dreamfusion_jax.distillation.adam import AdamConfig
 from dreamfusion_jax.distillation.losses import LossConfig
-from dreamfusion_jax.distillation.sds import SdsConfig
-from dreamfusion_jax.distillation.train import AdamConfig, TrainConfig
+from dreamfusion_jax.distillation.sds import Sds
+from dreamfusion_jax.distillation.train import TrainConfig
 from dreamfusion_jax.looks.latents import DecodedView, Decoder, decode_view, fit_colours
 from dreamfusion_jax.looks.views import look
-from dreamfusion_jax.maths import Ramp
 from dreamfusion_jax.presets import OutputConfig, RunConfig
 from dreamfusion_jax.runs.run import Run
 from dreamfusion_jax.runs.settings import RunSettings
@@ -34,6 +34,7 @@ from dreamfusion_jax.scene.camera import CameraConfig
 from dreamfusion_jax.scene.encoding import GridConfig
 from dreamfusion_jax.scene.fields.grid import GridField
 from dreamfusion_jax.scene.render import SamplingConfig, SceneModel, render_rays
+from dreamfusion_jax.schedules import Ramp
 
 LATENT = (2.0, -3.0, 0.5, 40.0)
 BACKGROUND = EnvironmentMap(8, 1, 2)
@@ -137,10 +138,10 @@ RUN = RunConfig(
     train=TrainConfig(
         steps=80,
         views=2,
-        variance=Ramp(0.0, 0.0, 0),
+        variance=Ramp(0.0, 0.0, 0.0),
         optimizer=AdamConfig(learning_rate=0.1),
         cameras=CameraConfig((0.0, 50.0), 0.0, (1.3, 1.3), 0.0, 0.0, 0.0, "std", (1.1, 1.1)),
-        sds=SdsConfig(guidance_weight=0.0, weighting="image"),
+        distillation=Sds(guidance_weight=0.0, weighting="image"),
         losses=LossConfig(opacity=0.0),
     ),
     output=OutputConfig(size=16, frames=2, mesh_resolution=16),

@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 from helpers.tiny import LEVELS, SCHEDULE, light, one_camera
 
-from dreamfusion_jax.priors.prior import GaussianPrior, Prior, View, encode_prompts, text_condition
-from dreamfusion_jax.priors.prompts import PromptConfig, Text
+from dreamfusion_jax.priors.prior import (
+    GaussianPrior,
+    Prior,
+    View,
+    encode_prompts,
+    guide,
+    predict,
+    text_condition,
+)
+from dreamfusion_jax.priors.prompts import PromptConfig, Text, text_for
+from dreamfusion_jax.priors.sampling import sample_texts
 
 
 @pytest.mark.parametrize("step", [1, 5, 8])
@@ -69,3 +78,56 @@ def test_the_condition_follows_each_camera():
     assert condition.conditional.shape == condition.unconditional.shape == (2, 2, 3)
     np.testing.assert_array_equal(condition.conditional[:, 0, 0], [0, 3])
     np.testing.assert_array_equal(condition.unconditional[:, 0, 0], [5, 5])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TwoEncoderPrior(GaussianPrior):
+    """Its text is a pytree of two arrays, whose sum is the mean picture."""
+
+    def encode_text(self, params, prompts):
+        numbers = jnp.array([0.01 * len(prompt) for prompt in prompts])
+        return {"words": numbers[:, None, None] * jnp.ones((1, 2, 3)), "pooled": (-2 * numbers,)}
+
+    def predict_eps(self, params, z, t, embedding):
+        mean = embedding["words"][:, 0, 0] + embedding["pooled"][0]
+        return super().predict_eps(params, z, t, mean)
+
+
+@pytest.mark.parametrize("views", ["nearest", "interpolate", "octants", "none"])
+def test_a_text_may_be_a_pytree(views):
+    config = PromptConfig(views)
+    prior = TwoEncoderPrior(SCHEDULE, 0.5)
+    text = encode_prompts(prior, None, "a duck", config, negative="a goose")
+    angles = [one_camera(azimuth, elevation) for azimuth, elevation in ((0.2, 0.1), (2, 0.3))]
+    camera = jax.tree.map(lambda *x: jnp.stack(x), *angles)
+    got = text_for(text, camera, config)
+    # Each leaf follows the camera as it would alone.
+    for pick in (lambda tree: tree["words"], lambda tree: tree["pooled"][0]):
+        alone = Text(*map(pick, (text.views, text.plain, text.unconditional)))
+        np.testing.assert_array_equal(pick(got), text_for(alone, camera, config))
+    assert got["words"].shape == (2, 2, 3) and got["pooled"][0].shape == (2,)
+
+    view = View(camera, light((2,)), jnp.ones((2, 3)))
+    condition = prior.condition(text, view, config)
+    assert condition.views == 2
+    np.testing.assert_allclose(condition.unconditional["pooled"][0], [-0.14, -0.14], rtol=1e-6)
+
+    rng = np.random.default_rng(1)
+    z, t = jnp.array(rng.normal(size=(2, 3, 3, 3)), jnp.float32), jnp.array([0.25, 0.65])
+    both = predict(prior, None, z, t, condition)
+    for name in ("conditional", "unconditional"):
+        alone = prior.predict_eps(None, z, t, getattr(condition, name))
+        np.testing.assert_allclose(getattr(both, name), alone, rtol=1e-6)
+    assert np.abs(both.conditional - both.unconditional).max() > 1e-3
+    guided = guide(prior, None, z, t, condition, 7.0)
+    wanted = 8 * np.asarray(both.conditional) - 7 * np.asarray(both.unconditional)
+    np.testing.assert_allclose(guided, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_pictures_of_a_pytree_of_texts():
+    prior = TwoEncoderPrior(SCHEDULE, 0.0, image_size=4)
+    texts = ["a duck", "a much longer caption"]
+    pictures = sample_texts(jax.random.key(0), prior, None, texts, steps=4, guidance_weight=0.0)
+    for picture, text in zip(pictures, texts, strict=True):
+        # The mean, 0.01 - 0.02 for each letter, from [-1, 1] to [0, 1].
+        np.testing.assert_allclose(picture, 0.5 - 0.005 * len(text), atol=1e-5)

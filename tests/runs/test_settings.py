@@ -100,11 +100,18 @@ def test_a_finished_run_of_the_first_kind_can_be_read():
 def test_settings_of_the_first_kind_become_todays_values():
     found = read_settings(load_config(OLD), OLD).config
     today = presets.TOYBOX
-    assert found.train.losses == today.train.losses
     assert found.train.cameras == today.train.cameras
-    assert found.train.sds == today.train.sds
-    assert found.train.lighting == today.train.lighting
-    assert found.train.optimizer == today.train.optimizer
+    assert found.train.distillation == today.train.distillation
+    assert found.train.time.low == today.train.time.low
+    # Its ramps and its albedo were counted in steps, of which it had only 6.
+    assert dataclasses.replace(found.train.lighting, albedo_until=0.25) == today.train.lighting
+    assert found.train.lighting.albedo_until == 1.0
+    assert dataclasses.replace(found.train.optimizer, warm_up=1 / 30) == today.train.optimizer
+    assert found.train.optimizer.warm_up == 0.5
+    losses = found.train.losses
+    assert float(losses.orientation(6, 6)) == pytest.approx(0.01 + 0.09 * 6 / 500)
+    assert float(losses.entropy(3, 6)) == pytest.approx(0.02 + 0.28 * 3 / 450)
+    assert (losses.opacity, losses.distortion) == (0.01, 0.0)
     assert dataclasses.replace(found.scene.field, grid=today.scene.field.grid) == today.scene.field
 
 

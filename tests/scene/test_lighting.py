@@ -26,7 +26,9 @@ PAPER = LightingConfig()
 def draw(step):
     keys = jax.random.split(jax.random.key(2), N)
     position = jnp.array(CAMERA, jnp.float32)
-    lights = jax.jit(jax.vmap(lambda key: sample_lighting(key, position, step, PAPER)))(keys)
+    lights = jax.jit(jax.vmap(lambda key: sample_lighting(key, position, step, 15_000, PAPER)))(
+        keys
+    )
     return jax.tree.map(np.asarray, lights)
 
 
@@ -58,7 +60,7 @@ def test_three_quarters_of_the_views_are_lit_and_half_of_those_textureless():
     np.testing.assert_array_equal(lights.ambient, np.where(lit, np.float32(0.1), 1))
 
 
-@pytest.mark.parametrize("step", [0, 999])
+@pytest.mark.parametrize("step", [0, 999])  # Of 15,000.
 def test_the_first_steps_show_albedo_only(step):
     lights = draw(step)
     assert (lights.ambient == 1).all() and (lights.diffuse == 0).all()
@@ -121,10 +123,28 @@ def test_backdrops_are_light_greys_with_a_tint():
 
 
 def test_config_sets_every_number():
-    config = LightingConfig(7, 1.0, 1.0, ambient=0.3, diffuse=0.5, distance=(2.0, 2.0))
-    lighting = sample_lighting(jax.random.key(0), jnp.ones(3), 7, config)
+    config = LightingConfig(0.25, 1.0, 1.0, ambient=0.3, diffuse=0.5, distance=(2.0, 2.0))
+    lighting = sample_lighting(jax.random.key(0), jnp.ones(3), 5, 20, config)
     values = (lighting.ambient, lighting.diffuse, jnp.linalg.norm(lighting.position))
     np.testing.assert_allclose(values, (0.3, 0.5, 2.0), rtol=1e-6)
     assert lighting.textureless
     never = dataclasses.replace(config, diffuse_probability=0.0)
-    assert sample_lighting(jax.random.key(0), jnp.ones(3), 7, never).diffuse == 0
+    assert sample_lighting(jax.random.key(0), jnp.ones(3), 5, 20, never).diffuse == 0
+    assert sample_lighting(jax.random.key(0), jnp.ones(3), 4, 20, config).diffuse == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("albedo_until", 1000.0),
+        ("diffuse_probability", 1.1),
+        ("textureless_probability", -0.1),
+        ("ambient", -0.1),
+        ("diffuse", float("inf")),
+        ("distance", (0.0, 1.5)),
+        ("distance", (1.5, 0.8)),
+    ],
+)
+def test_impossible_lights_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"^{name} of LightingConfig must be"):
+        LightingConfig(**{name: value})

@@ -96,7 +96,7 @@ FULL = Settings(
         size=64,
         views=4000,
         cameras=CameraConfig(gaussians="std"),
-        lighting=LightingConfig(albedo_steps=0, textureless_probability=0.0),
+        lighting=LightingConfig(albedo_until=0.0, textureless_probability=0.0),
     ),
 )
 """The whole world under the paper's cameras and lights: for a GPU with 40 GB or more."""

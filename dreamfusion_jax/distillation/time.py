@@ -1,0 +1,48 @@
+"""Diffusion times at which a step asks the prior."""
+
+import dataclasses
+
+import jax
+from jaxtyping import Array, Float, Key, ScalarLike
+
+from dreamfusion_jax.checks import SHARE, Range, SettingError, check_range
+from dreamfusion_jax.schedules import Ramp
+
+
+@dataclasses.dataclass(frozen=True)
+class TimeConfig:
+    """t ~ U(low, high), as fractions of the noise schedule (DreamFusion, section 2.1).
+
+    Attributes:
+        low: Lower end.
+        high: Upper end, as a function of the run's progress.
+            Departure: the paper keeps 0.98; lowering it sharpens a small prior's objects.
+
+    Raises:
+        SettingError: An end is not within [0, 1], or the upper one is below the lower one.
+    """
+
+    low: float = 0.02
+    high: Ramp = Ramp(0.98, 0.98, 0.0)
+
+    def __post_init__(self) -> None:
+        check_range(self, SHARE, "low")
+        wanted = Range(self.low, 1.0)
+        if self.high.start not in wanted or self.high.end not in wanted:
+            raise SettingError(self, "high", f"at least low, {self.low:g}, and at most 1")
+
+
+def sample_time(
+    key: Key[Array, ""], num: int, step: ScalarLike, steps: int, config: TimeConfig
+) -> Float[Array, "{num}"]:
+    """T ~ U(low, high), one for each view.
+
+    Args:
+        key: Random key.
+        num: Number of views.
+        step: Of the run.
+        steps: Length of the run.
+        config: The distribution.
+    """
+    high = config.high(step, steps)
+    return config.low + (high - config.low) * jax.random.uniform(key, (num,))
