@@ -1,15 +1,47 @@
 """How every program here speaks, and how it ends when it cannot go on."""
 
 import contextlib
+import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
+from dreamfusion_jax.checks import SettingError
 from dreamfusion_jax.toybox.world import UnknownNameError
+
+_T = TypeVar("_T")
+
+
+class UsageError(ValueError):
+    """A request that cannot be carried out; the message is one line for the user."""
 
 
 def say(phase: str) -> None:
     """Prints what a program is at, at once also where the output is no terminal."""
     print(phase, flush=True)
+
+
+def parsed(parse: Callable[[], _T]) -> _T:
+    """Calls a parser of tyro's; a setting out of its range becomes one line, not a page.
+
+    Raises:
+        UsageError: A setting is out of its range; the message names its option.
+    """
+    page = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(page):
+            return parse()
+    except SystemExit as end:
+        parsing = end.__context__
+        wrong = parsing and (parsing.__cause__ or parsing.__context__)
+        if isinstance(wrong, SettingError):
+            # tyro's error ends with the dotted place of the settings that could not be made.
+            place = str(parsing.args[-1] if parsing and parsing.args else "")
+            parts = [part for part in place.split(".") if part not in ("", "config")]
+            option = ".".join([*parts, wrong.name]).replace("_", "-")
+            raise UsageError(f"--{option} {wrong.reason}") from None
+        sys.stderr.write(page.getvalue())
+        raise
 
 
 @contextlib.contextmanager

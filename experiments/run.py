@@ -23,7 +23,7 @@ from dreamfusion_jax.runs.loop import Stopped
 from dreamfusion_jax.runs.progress import Reporter
 from dreamfusion_jax.runs.run import Run, RunExistsError, Say, run_folder
 from dreamfusion_jax.runs.settings import RunSettings
-from experiments.command_line import one_line_errors
+from experiments.command_line import UsageError, one_line_errors, parsed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +78,6 @@ _OPTIONS = {
 """What errors of the library speak of, and the options that set it."""
 
 
-class UsageError(ValueError):
-    """A request that cannot be carried out; the message is one line for the user."""
-
-
 def parse(argv: list[str]) -> Arguments:
     """Reads the command line; preset, field and prior choose the defaults of the rest.
 
@@ -95,12 +91,13 @@ def parse(argv: list[str]) -> Arguments:
     config = preset.config
     if field is not None:
         config = presets.with_field(config, field)
-    arguments, unknown = tyro.cli(
-        tyro.conf.configure(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)(Arguments),
-        args=argv,
-        default=Arguments(preset=preset.name, prior=preset.prior, config=config),
-        description=f"{__doc__}\n{describe_presets()}",
-        return_unknown_args=True,
+    kind = tyro.conf.configure(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)(Arguments)
+    default = Arguments(preset=preset.name, prior=preset.prior, config=config)
+    description = f"{__doc__}\n{describe_presets()}"
+    arguments, unknown = parsed(
+        lambda: tyro.cli(
+            kind, args=argv, default=default, description=description, return_unknown_args=True
+        )
     )
     if unknown:
         raise UsageError(f"unknown option {unknown[0]}; --help lists them all")
