@@ -27,7 +27,7 @@ def keep_compiled_programs() -> Path | None:
     Returns:
         The folder, or None where none can be written: everything then works without.
     """
-    given = jax.config.jax_compilation_cache_dir
+    given = getattr(jax.config, "jax_compilation_cache_dir", None)  # Unknown to type checkers.
     if given:
         return Path(given)
     folder = user_cache("compiled")

@@ -29,9 +29,9 @@ def safe_norm(x: Float[Array, "*shape 3"]) -> Float[Array, "*shape 1"]:
 
     Value and gradient are right from 1e-30 to 1e30.
     """
-    scaled, scale = _rescale(x)
-    squared, zero = _square(scaled, scale)
-    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squared)) / scale)
+    zero, scaled, scale = _rescale(x)
+    squared = jnp.sum(scaled * scaled, axis=-1, keepdims=True)
+    return jnp.where(zero, 0.0, jnp.sqrt(squared) / scale)
 
 
 def safe_normalize(x: Float[Array, "*shape 3"]) -> Float[Array, "*shape 3"]:
@@ -39,30 +39,26 @@ def safe_normalize(x: Float[Array, "*shape 3"]) -> Float[Array, "*shape 3"]:
 
     Value and gradient are right from 1e-30 to 1e30.
     """
-    scaled, scale = _rescale(x)
-    squared, zero = _square(scaled, scale)
-    return jnp.where(zero, 0.0, scaled * jax.lax.rsqrt(jnp.where(zero, 1.0, squared)))
+    zero, scaled, _ = _rescale(x)
+    squared = jnp.sum(scaled * scaled, axis=-1, keepdims=True)
+    return jnp.where(zero, 0.0, scaled * jax.lax.rsqrt(squared))
 
 
 def _rescale(
     x: Float[Array, "*shape 3"],
-) -> tuple[Float[Array, "*shape 3"], Float[Array, "*shape 1"]]:
-    """X times a power of two, and that: with it |x|^3, which the gradients hold, is in range.
+) -> tuple[Bool[Array, "*shape 1"], Float[Array, "*shape 3"], Float[Array, "*shape 1"]]:
+    """Whether x vanishes; x times a power of two; and that power.
 
-    A power of two changes no digit, and for ordinary lengths it is 1.
+    With it |x|^3, which the gradients hold, is in range. A power of two changes no digit, and
+    for ordinary lengths it is 1. Where x vanishes, ones stand for it: of constants XLA makes
+    (x s)^2 = x^2 s^2, and would multiply zero by an infinite s^2.
     """
+    zero = jnp.max(jnp.abs(x), axis=-1, keepdims=True) < 2.0**-101
+    x = jnp.where(zero, 1.0, x)
     squared = jax.lax.stop_gradient(jnp.sum(x * x, axis=-1, keepdims=True))
     # The square of an extreme length may be 0 or infinite, and is found all the same.
     scale = jnp.where(squared < 2.0**-80, 2.0**80, jnp.where(squared > 2.0**80, 2.0**-80, 1.0))
-    return x * scale, scale
-
-
-def _square(
-    scaled: Float[Array, "*shape 3"], scale: Float[Array, "*shape 1"]
-) -> tuple[Float[Array, "*shape 1"], Bool[Array, "*shape 1"]]:
-    """|scaled|^2, and whether the vector before it was scaled counts as zero: below 1e-30."""
-    squared = jnp.sum(scaled * scaled, axis=-1, keepdims=True)
-    return squared, (scale > 1.0) & (squared < 2.0**-40)
+    return zero, x * scale, scale
 
 
 def expand_to(x: Shaped[Array, "*shape"], ndim: int, *, tail: int = 0) -> Shaped[Array, "..."]:

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from helpers.torch_models import compile_fast, reference_config, relative_error
+from helpers.configs import reference_config
+from helpers.torch_models import compile_fast, relative_error
 from safetensors.numpy import save_file
 
 from dreamfusion_jax.diffusion.checkpoints.tensors import Tensor, WeightsError, open_tensors

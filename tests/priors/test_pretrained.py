@@ -4,15 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from helpers.torch_models import REFERENCE_CONFIGS
+from helpers.configs import reference_config
 
 from dreamfusion_jax.diffusion.checkpoints.pipeline import Pipeline
 from dreamfusion_jax.diffusion.checkpoints.tensors import WeightsError
 from dreamfusion_jax.priors.pretrained import read_schedule
 
-STABLE_DIFFUSION = json.loads(
-    (REFERENCE_CONFIGS / "stable-diffusion-2-1" / "scheduler" / "scheduler_config.json").read_text()
-)
+STABLE_DIFFUSION = reference_config("stable-diffusion-2-1", "scheduler")
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
 
 

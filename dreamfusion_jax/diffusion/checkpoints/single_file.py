@@ -93,10 +93,10 @@ class SingleFile:
             WeightsError: There is no such component.
         """
         if name == "scheduler":
-            return self.kind.scheduler | {"prediction_type": self.prediction_type}
+            return {**self.kind.scheduler, "prediction_type": self.prediction_type}
         if name == "unet":
             size = self.kind.sample_sizes[self.prediction_type]
-            return self.kind.unet | {"sample_size": size}
+            return {**self.kind.unet, "sample_size": size}
         parts = {"vae": self.kind.vae, "text_encoder": self.kind.text_encoder}
         if name not in parts:
             raise WeightsError(f"{self.file} has no {name}/{file}")

@@ -6,7 +6,8 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from helpers.torch_models import randomize, reference_config
+from helpers.configs import reference_config
+from helpers.torch_models import randomize
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 

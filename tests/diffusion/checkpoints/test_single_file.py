@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers.loaders import single_file_utils
-from helpers.torch_models import randomize, reference_config
+from helpers.configs import reference_config
+from helpers.torch_models import randomize
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -222,9 +223,7 @@ def test_a_prior_of_a_file(case, tmp_path, monkeypatch):
 
 def reference_scheduler(version):
     name = {"1": "stable-diffusion-v1-5", "2": "stable-diffusion-2-1"}[version]
-    from helpers.torch_models import REFERENCE_CONFIGS
-
-    return json.loads((REFERENCE_CONFIGS / name / "scheduler/scheduler_config.json").read_text())
+    return reference_config(name, "scheduler")
 
 
 def test_the_known_kinds_are_those_of_diffusers():
