@@ -39,7 +39,8 @@ class SamplingConfig:
             Departure: "ray" finds one, at the expected depth; several times cheaper.
 
     Raises:
-        SettingError: A size or a number of intervals is not positive, or another is negative.
+        SettingError: The radius is not positive, there are fewer than 2 intervals, or
+            another number is negative.
     """
 
     radius: float = 1.4
@@ -52,7 +53,7 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         check_range(self, POSITIVE, "radius")
-        check_count(self, "proposals", "intervals")
+        check_count(self, "proposals", "intervals", least=2)  # See `resample`.
         check_range(self, NOT_NEGATIVE, "dilation", "dilation_floor", "anneal_slope")
 
 

@@ -6,14 +6,13 @@ elsewhere. What was measured stands beside each bound.
 """
 
 import dataclasses
-import json
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.torch_models import REFERENCE_CONFIGS, compile_fast, reference_config, relative_error
+from helpers.configs import reference_config
+from helpers.torch_models import compile_fast, relative_error
 
 from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
@@ -21,15 +20,10 @@ from dreamfusion_jax.diffusion.unet_config import UNetConfig
 from dreamfusion_jax.distillation.protocol import Carry, add_noise
 from dreamfusion_jax.distillation.sds import Sds
 from dreamfusion_jax.priors import toybox
+from dreamfusion_jax.priors.deepfloyd import DeepFloydPrior
 from dreamfusion_jax.priors.prior import Condition
-from dreamfusion_jax.priors.unet_prior import UNetPrior
 
 T = jnp.array([0.1, 0.4, 0.8])
-
-
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class AnyUNetPrior(UNetPrior):
-    bounded: ClassVar[bool] = True
 
 
 def guided_residual(prior, params, z, condition, omega):
@@ -96,6 +90,10 @@ SMALL = {
 }
 
 
+def no_text(prompts):
+    raise AssertionError(f"nothing is to be encoded, but {prompts}")
+
+
 # Measured on a CPU: 2.6e-2 and 2.3e-2. The weights are random, so that the text matters more than
 # it does to a trained network: what real weights lose is not known from this.
 @pytest.mark.parametrize(
@@ -104,9 +102,11 @@ SMALL = {
 def test_small_networks_of_the_pretrained_kinds(name, channels, bound):
     config = UNetConfig.from_json(reference_config(name, "unet") | SMALL[name])
     unet = UNet2DConditionModel(config)
-    file = REFERENCE_CONFIGS / name.replace("-M-", "-XL-") / "scheduler/scheduler_config.json"
-    scheduler = json.loads(file.read_text())
-    prior = AnyUNetPrior(unet=unet, schedule=NoiseSchedule.from_config(scheduler))
+    scheduler = reference_config(name.replace("-M-", "-XL-"), "scheduler")
+    # Only its UNet is asked, which may be of either kind.
+    prior = DeepFloydPrior(
+        unet=unet, schedule=NoiseSchedule.from_config(scheduler), text=no_text, image_size=8
+    )
     draw = np.random.default_rng(0).standard_normal
     z, texts = (
         jnp.asarray(draw(shape), jnp.float32)
