@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from dreamfusion_jax.checks import POSITIVE, SHARE, Range, check_count, check_range
 from dreamfusion_jax.distillation.adam import AdamConfig
 from dreamfusion_jax.distillation.losses import LossConfig
 from dreamfusion_jax.distillation.rates import PartRates
@@ -37,6 +38,9 @@ class OutputConfig:
         focal: Of those cameras, image widths.
         mesh_resolution: Samples along each axis of the marching-cubes grid.
         backdrop: Grey behind scenes without a background of their own.
+
+    Raises:
+        SettingError: A number is out of its range.
     """
 
     preview_every: int = 100
@@ -49,6 +53,13 @@ class OutputConfig:
     focal: float = 1.1
     mesh_resolution: int = 96
     backdrop: float = 0.85
+
+    def __post_init__(self) -> None:
+        check_count(self, "preview_every", "preview_size", "checkpoint_every", "size", "frames")
+        check_count(self, "mesh_resolution", least=2)
+        check_range(self, Range(-90.0, 90.0), "elevation")
+        check_range(self, POSITIVE, "distance", "focal")
+        check_range(self, SHARE, "backdrop")
 
     def cameras(self, num_views: int) -> Camera:
         """Cameras [num_views] evenly around the scene, of the preview and the turntable."""

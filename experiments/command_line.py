@@ -22,16 +22,18 @@ def say(phase: str) -> None:
 
 
 def parsed(parse: Callable[[], _T]) -> _T:
-    """Calls a parser of tyro's; a setting out of its range becomes one line, not a page.
+    """Calls a parser of tyro's; what it cannot read becomes one line, not a page.
 
     Raises:
-        UsageError: A setting is out of its range; the message names its option.
+        UsageError: Says what is wrong, and with which option.
     """
     page = io.StringIO()
     try:
         with contextlib.redirect_stderr(page):
             return parse()
     except SystemExit as end:
+        if not end.code:  # Help was asked for.
+            raise
         parsing = end.__context__
         wrong = parsing and (parsing.__cause__ or parsing.__context__)
         if isinstance(wrong, SettingError):
@@ -40,8 +42,9 @@ def parsed(parse: Callable[[], _T]) -> _T:
             parts = [part for part in place.split(".") if part not in ("", "config")]
             option = ".".join([*parts, wrong.name]).replace("_", "-")
             raise UsageError(f"--{option} {wrong.reason}") from None
-        sys.stderr.write(page.getvalue())
-        raise
+        # The first lines in tyro's box say what is wrong; a rule and help follow.
+        words = page.getvalue().split("│ ───")[0].translate(dict.fromkeys(map(ord, "│╭╮╰╯─")))
+        raise UsageError(" ".join(words.split())) from None
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import tyro
 
 from dreamfusion_jax import presets
 from dreamfusion_jax.caches import keep_compiled_programs
+from dreamfusion_jax.checks import SettingError
 from dreamfusion_jax.presets import RunConfig
 from dreamfusion_jax.priors.loading import PriorName
 from dreamfusion_jax.runs.loop import Stopped
@@ -130,25 +131,12 @@ def _check(arguments: Arguments) -> Arguments:
     """Folds --steps into the configuration, and refuses what makes no sense."""
     if not arguments.prompt.strip():
         raise UsageError("the prompt is empty; try --prompt 'a red mushroom'")
-    train = arguments.config.train
-    if arguments.steps is not None:
-        train = dataclasses.replace(train, steps=arguments.steps)
-    output = arguments.config.output
-    positive = {
-        "--steps": train.steps,
-        "--train.views": train.views,
-        "--output.size": output.size,
-        "--output.frames": output.frames,
-        "--output.preview-size": output.preview_size,
-        "--output.preview-every": output.preview_every,
-        "--output.checkpoint-every": output.checkpoint_every,
-    }
-    for name, value in positive.items():
-        if value < 1:
-            raise UsageError(f"{name} must be at least 1, not {value}")
-    if arguments.seed < 0:
-        raise UsageError(f"--seed must not be negative, not {arguments.seed}")
-    config = dataclasses.replace(arguments.config, train=train)
+    if arguments.steps is None:
+        return arguments
+    try:
+        config = presets.changed(arguments.config, {"train.steps": arguments.steps})
+    except SettingError as error:
+        raise UsageError(f"--steps {error.reason}") from error
     return dataclasses.replace(arguments, config=config)
 
 

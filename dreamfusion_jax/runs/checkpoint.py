@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -74,11 +75,22 @@ class Checkpointer:
         self.keep = keep
 
     def __enter__(self) -> "Checkpointer":
+        self._hook = sys.unraisablehook
+        sys.unraisablehook = self._ignore_closed_loops
         return self
 
     def __exit__(self, *_: object) -> None:
         if "_manager" in vars(self):
             self._manager.close()
+        sys.unraisablehook = self._hook
+
+    def _ignore_closed_loops(self, unraisable: Any) -> None:
+        """After a failure, threads of orbax report to an event loop that is closed by then.
+
+        What failed is raised all the same; this would only print pages about nothing.
+        """
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            self._hook(unraisable)
 
     @functools.cached_property
     def _manager(self) -> ocp.CheckpointManager:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Array, Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from trimesh import Trimesh
 
 from dreamfusion_jax.export.mesh import extract_mesh
 from dreamfusion_jax.looks.latents import Decoder, scene_colours
@@ -22,12 +21,17 @@ from dreamfusion_jax.runs.checkpoint import Checkpointer, CheckpointError, load_
 from dreamfusion_jax.runs.files import write_whole
 from dreamfusion_jax.runs.settings import RunSettings, from_json, read_settings, to_json
 from dreamfusion_jax.scene.camera import Camera
+from dreamfusion_jax.scene.fields.grid import GridField
+from dreamfusion_jax.scene.fields.mlp import MlpField
 from dreamfusion_jax.scene.fields.protocol import Params
 from dreamfusion_jax.scene.lighting import Lighting
 from dreamfusion_jax.scene.render import SceneModel
 
+if TYPE_CHECKING:
+    from trimesh import Trimesh
+
 SUFFIX = ".safetensors"
-_FORMAT = "1"
+_FORMAT, _KEY = 1, "dreamfusion_jax"
 _COLOUR_VIEWS = 8
 
 
@@ -79,7 +83,7 @@ class TrainedScene:
             decoder=self.decoder,
         )
 
-    def mesh(self, resolution: int = 96, *, cameras: Camera | None = None) -> Trimesh:
+    def mesh(self, resolution: int = 96, *, cameras: Camera | None = None) -> "Trimesh":
         """The surface of the scene with vertex colours; see `export.mesh.extract_mesh`.
 
         Args:
@@ -129,11 +133,13 @@ class TrainedScene:
         arrays = {jax.tree_util.keystr(at): np.asarray(leaf) for at, leaf in leaves}
         description = {
             "format": _FORMAT,
-            "scene": json.dumps(to_json(self.model, _SCENE)),
-            "variance": repr(float(self.variance)),
-            "about": json.dumps(self.about),
+            "scene": to_json(self.model, _SCENE),
+            "variance": float(self.variance),
+            "about": self.about,
         }
-        write_whole(path, lambda part: save_file(arrays, part, description))
+        # One entry: of several, safetensors does not keep the order, and files would differ.
+        metadata = {_KEY: json.dumps(description)}
+        write_whole(path, lambda part: save_file(arrays, part, metadata))
 
     @classmethod
     def load(cls, path: Path | str, decoder: Decoder | None = None) -> "TrainedScene":
@@ -175,7 +181,7 @@ def load_scene(folder: Path, settings: RunSettings, decoder: Decoder | None = No
     return TrainedScene(model, params, blur, decoder, settings.about)
 
 
-_SCENE: Any = SceneModel
+_SCENE: Any = SceneModel[GridField | MlpField]
 
 
 def _load_file(path: Path, decoder: Decoder | None) -> TrainedScene:
@@ -183,13 +189,13 @@ def _load_file(path: Path, decoder: Decoder | None) -> TrainedScene:
         raise CheckpointError(f"there is no file {path}")
     try:
         with safe_open(path, framework="numpy") as file:
-            description = file.metadata() or {}
+            description = json.loads((file.metadata() or {}).get(_KEY, "{}"))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if description.get("format") != _FORMAT:
         raise CheckpointError(f"{path} is not a scene of this package")
-    model = from_json(json.loads(description["scene"]), _SCENE)
+    model = from_json(description["scene"], _SCENE)
     template = jax.eval_shape(model.init, jax.random.key(0))
 
     def leaf(at: Any, expected: jax.ShapeDtypeStruct) -> jax.Array:
@@ -199,5 +205,5 @@ def _load_file(path: Path, decoder: Decoder | None) -> TrainedScene:
         return jnp.asarray(arrays[name])
 
     params = jax.tree_util.tree_map_with_path(leaf, template)
-    variance = jnp.asarray(float(description["variance"]), jnp.float32)
-    return TrainedScene(model, params, variance, decoder, json.loads(description["about"]))
+    variance = jnp.asarray(description["variance"], jnp.float32)
+    return TrainedScene(model, params, variance, decoder, description["about"])

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.tiny_run import PRIOR, SETTINGS
@@ -56,8 +57,8 @@ def test_a_folder_and_a_file_give_the_scene_back(finished, tmp_path):
 
 def test_light_can_be_chosen(finished):
     _, scene = finished
-    dark = dataclasses.replace(plain_albedo(), ambient=np.float32(0.5))
-    both = jax.tree.map(lambda x: np.stack([x, x]), dark)
+    dark = dataclasses.replace(plain_albedo(), ambient=jnp.float32(0.5))
+    both = jax.tree.map(lambda x: jnp.stack([x, x]), dark)
     looks = scene.look(CAMERAS, Lighting(**vars(both)), size=8, backdrop=0.0)
     # Half of the light on the same surface is half of the colour, over black.
     np.testing.assert_allclose(looks.shaded, 0.5 * looks.colour, atol=1e-6)
