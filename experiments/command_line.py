@@ -44,7 +44,10 @@ def parsed(parse: Callable[[], _T]) -> _T:
             raise UsageError(f"--{option} {wrong.reason}") from None
         # The first lines in tyro's box say what is wrong; a rule and help follow.
         words = page.getvalue().split("│ ───")[0].translate(dict.fromkeys(map(ord, "│╭╮╰╯─")))
-        raise UsageError(" ".join(words.split())) from None
+        words = " ".join(words.split())
+        raise UsageError(
+            words[words.find("Error parsing") :] if "Error parsing" in words else words
+        ) from None
 
 
 @contextlib.contextmanager
