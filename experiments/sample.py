@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from dreamfusion_jax.looks.media import contact_sheet, save_png
+from dreamfusion_jax.looks.media import contact_sheet, enlarge, save_png
 from dreamfusion_jax.priors.loading import load_prior
 from dreamfusion_jax.priors.prompts import PromptConfig, view_prompts
 from dreamfusion_jax.priors.sampling import sample_texts
@@ -81,12 +81,6 @@ def draw(arguments: Arguments) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     save_png(path, contact_sheet(enlarge(jnp.stack(columns, axis=1)), texts))
     return path
-
-
-def enlarge(images: jax.Array, least: int = 64) -> jax.Array:
-    """Repeats the pixels of [..., H, W, 3] until the pictures are at least so wide."""
-    factor = -(-least // images.shape[-2])
-    return images.repeat(factor, axis=-3).repeat(factor, axis=-2)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -19,6 +19,12 @@ def to_uint8(images: Float[Images, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
     return np.round(255 * clipped).astype(np.uint8)
 
 
+def enlarge(images: Float[Images, "*batch H W 3"], least: int = 64) -> Images:
+    """Repeats the pixels of pictures until they are at least `least` wide."""
+    factor = -(-least // images.shape[-2])
+    return images.repeat(factor, axis=-3).repeat(factor, axis=-2)
+
+
 def contact_sheet(
     images: Float[Images, "rows columns H W 3"],
     labels: Sequence[str] | None = None,
