@@ -1,38 +1,28 @@
-"""What the judge is trained on: traced views, coloured and spoilt a little at every draw."""
+"""What the judge is trained on: true pictures, spoilt a little, and captions right and wrong."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 
 from dreamfusion_jax.evaluation.judge import JudgeConfig
 from dreamfusion_jax.pytree import pytree
-from dreamfusion_jax.scene.camera import CameraConfig
-from dreamfusion_jax.scene.lighting import LightingConfig, sample_backdrop
-from dreamfusion_jax.toybox.bank import Bank, BankConfig, palette_of
-from dreamfusion_jax.toybox.captions import Vocabulary
-from dreamfusion_jax.toybox.renderer import Layers, colourise
-from dreamfusion_jax.toybox.training.data import SMALL, Optimization, Settings, load_bank
-from dreamfusion_jax.toybox.world import CATEGORIES
+from dreamfusion_jax.scene.views import VIEWS
+from dreamfusion_jax.toybox.bank import Bank
+from dreamfusion_jax.toybox.captions import Description, Vocabulary
+from dreamfusion_jax.toybox.pictures import Numbers, Paints, PictureConfig, draw_plan
+from dreamfusion_jax.toybox.tokenizer import build_tokenizer
+from dreamfusion_jax.toybox.world import CATEGORIES, MODIFIERS
 
-_CAMERAS = CameraConfig(
-    elevation=(-10.0, 80.0),
-    distance=(1.15, 1.5),
-    position_jitter=0.05,
-    look_at_std=0.04,
-    gaussians="std",
-    focal=(1.0, 1.25),
-)
-_LIGHTING = LightingConfig(
-    albedo_until=0.0,
-    textureless_probability=0.0,
-    diffuse_probability=0.5,
-    ambient=0.35,
-    diffuse=0.65,
-)
+PICTURES = PictureConfig(modified=0.5, spoilt=0.0)
+"""Every colour, over grey and coloured backgrounds; `augment` spoils the pictures."""
+
+EXTRA_CAPTIONS = 100
+"""Captions of random colours and categories in every step, most of them wrong."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,120 +31,196 @@ class Arguments:
 
     Attributes:
         output: Folder of the judge; training goes on from what is found there.
+        bank: Traced views to learn from, of `experiments.draw_bank`.
+        unseen: Traced views to test on, drawn with another `--seed`.
         steps: Length of the training.
         batch_size: Pictures per step.
         learning_rate: At its highest.
         seed: Of everything random; not one of the prior's.
-        views: Traced views of each category, without and with each modifier.
-        unseen: How many of them are kept from training, to test on.
-        other_views: Traced views of each of the world's other categories ("something else");
-            the same share of them is kept, and as many empty pictures are added as there
-            are views of one category.
+        nonsense: Share of pictures that show something else.
         report_every: Steps between reports and saved states.
-        modifiers: Whether objects with pedestals and hats are drawn as well.
         judge: What it tells apart, and its size.
     """
 
     output: Path = Path("outputs/toybox-judge")
-    steps: int = 4000
+    bank: Path = Path("outputs/bank")
+    unseen: Path = Path("outputs/bank-unseen")
+    steps: int = 8000
     batch_size: int = 96
     learning_rate: float = 1e-3
     seed: int = 20_000
-    views: int = 3500
-    unseen: int = 100
-    other_views: int = 500
-    report_every: int = 100
-    modifiers: bool = False
-    judge: JudgeConfig = JudgeConfig(
-        categories=SMALL.vocabulary.categories, channels=(24, 48, 96, 160)
+    nonsense: float = 0.08
+    report_every: int = 200
+    judge: Annotated[JudgeConfig, tyro.conf.arg(name="judge")] = JudgeConfig(
+        modifiers=MODIFIERS,
+        image_size=64,
+        block=2,
+        channels=(32, 64, 112, 160),
+        meeting=96,
+        words=len(build_tokenizer()),
     )
 
 
 @pytree
 class Labels:
-    """What is on pictures [B]; `has_front` says whether the view can be told."""
+    """What is on pictures [B], and which of captions [P] are true of them.
 
-    category: jax.Array
-    colour: jax.Array
-    view: jax.Array
-    has_front: jax.Array
-
-
-def settings_of(arguments: Arguments) -> Settings:
-    """What is drawn, in the words of the prior's trainer."""
-    rate = arguments.learning_rate
-    return Settings(
-        output=arguments.output,
-        optimization=Optimization(
-            steps=arguments.steps, learning_rate=rate, warm_up=100, seed=arguments.seed
-        ),
-        vocabulary=Vocabulary(
-            arguments.judge.categories,
-            arguments.judge.colours,
-            Vocabulary().modifiers if arguments.modifiers else (),
-        ),
-        pictures=BankConfig(arguments.judge.image_size, arguments.views, _CAMERAS, _LIGHTING),
-    )
-
-
-def load_views(arguments: Arguments, report: Callable[[int, int], None]) -> tuple[Bank, np.ndarray]:
-    """All traced views, those of other categories and the empty ones behind the judge's own.
-
-    Args:
-        arguments: Of the training.
-        report: Called with (done, total) after each kind of object that is drawn.
-
-    Returns:
-        The views, and [M] of bool: those that are kept from training.
+    Attributes:
+        category: Index into `JudgeConfig.answers`.
+        colour: Index into its colours.
+        view: Index into `VIEWS`.
+        modifier: 0 for none, else 1 + index into its modifiers.
+        modifier_colour: Index into its colours; 0 without a modifier.
+        real: Whether there is an object.
+        has_front: Whether the view can be told.
+        captions: Token ids [P, N].
+        true: [B, P], whether all that a caption says is so.
     """
-    settings = settings_of(arguments)
-    own = load_bank(settings, report)
-    empty = jax.tree.map(lambda x: jnp.zeros_like(x[: arguments.views]), own)
-    banks, kept = [own, _nameless(empty, settings)], [_kept(own, arguments.views, arguments)]
-    kept.append(np.zeros(arguments.views, bool))
-    others = tuple(name for name in CATEGORIES if name not in settings.vocabulary.categories)
-    if others:
-        other_settings = dataclasses.replace(
-            settings,
-            output=settings.output / "others",
-            vocabulary=dataclasses.replace(settings.vocabulary, categories=others),
-            pictures=dataclasses.replace(settings.pictures, views=arguments.other_views),
-        )
-        other_settings.output.mkdir(exist_ok=True)
-        banks.append(_nameless(load_bank(other_settings, report), settings))
-        kept.append(_kept(banks[-1], arguments.other_views, arguments))
-    together = jax.tree.map(lambda *parts: jnp.concatenate(parts), *banks)
-    return together, np.concatenate(kept)
+
+    category: Numbers
+    colour: Numbers
+    view: Numbers
+    modifier: Numbers
+    modifier_colour: Numbers
+    real: Numbers
+    has_front: Numbers
+    captions: Numbers
+    true: Numbers
 
 
-def _nameless(bank: Bank, settings: Settings) -> Bank:
-    """The same views as "something else"."""
-    last = len(settings.vocabulary.categories)
-    return dataclasses.replace(bank, category=jnp.full_like(bank.category, last))
+def vocabulary_of(config: JudgeConfig) -> Vocabulary:
+    """What a judge tells apart."""
+    return Vocabulary(config.categories, config.colours, config.modifiers)
 
 
-def _kept(bank: Bank, views: int, arguments: Arguments) -> np.ndarray:
-    """The first of every `views` rows, as many as the share that is kept from training."""
-    rows = np.arange(bank.category.shape[0])
-    return rows % views < arguments.unseen * views / arguments.views
+def codes_of(descriptions: list[Description], config: JudgeConfig) -> np.ndarray:
+    """[B, 5] of category, colour, modifier, its colour and view as numbers; -1 for unsaid."""
+    names = (
+        config.categories,
+        config.colours,
+        config.modifiers,
+        config.colours,
+        VIEWS,
+    )
+    rows = [
+        [
+            -1 if word is None else known.index(word)
+            for word, known in zip(
+                (d.noun, d.colour, d.modifier, d.modifier_colour, d.view), names, strict=True
+            )
+        ]
+        for d in descriptions
+    ]
+    return np.array(rows, np.int32)
+
+
+def true_of(said: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """[B, P] of bool: whether all that captions [P, 5] say is so of pictures [B, 5]."""
+    return np.all((said[None] == -1) | (said[None] == truth[:, None]), axis=-1)
 
 
 def draw(
-    key: jax.Array, bank: Bank, rows: jax.Array, config: JudgeConfig
-) -> tuple[jax.Array, Labels]:
-    """Pictures of rows [B] of the bank in random colours over random plain backdrops."""
-    colour_key, accent_key, backdrop_key = jax.random.split(key, 3)
-    palette = jnp.asarray(palette_of(Vocabulary(config.categories, config.colours)))
-    count = (rows.shape[0],)
-    colour = jax.random.randint(colour_key, count, 0, len(config.colours))
-    accent = jax.random.randint(accent_key, count, 0, len(config.colours))
-    coded = bank.layers[rows].astype(jnp.float32) / 255
-    layers = Layers(coefficients=coded[..., :5], alpha=coded[..., 5])
-    backdrop = sample_backdrop(backdrop_key, count)
-    images = colourise(layers, palette[colour], palette[accent], backdrop)
-    fronts = jnp.asarray([*(CATEGORIES[name].has_front for name in config.categories), False])
-    category = bank.category[rows]
-    return images, Labels(category, colour, bank.view[rows], fronts[category])
+    rng: np.random.Generator, bank: Bank, arguments: Arguments, ids_of
+) -> tuple[Paints, Labels]:
+    """A batch of pictures and captions; some pictures show something else.
+
+    Args:
+        rng: Of all randomness.
+        bank: Traced views.
+        arguments: Of the training.
+        ids_of: Function from captions to token ids.
+    """
+    config, count = arguments.judge, arguments.batch_size
+    vocabulary = vocabulary_of(config)
+    plan = draw_plan(rng, bank, vocabulary, count, PICTURES, held_out=True)
+    # Names of heights, framings and lights are none of the judge's words.
+    truths = [dataclasses.replace(t, height=None, framing=None, light=None) for t in plan.truths]
+    paints, real = add_nonsense(rng, plan.paints, rng.random(count) >= arguments.nonsense)
+    truth = codes_of(truths, config)
+    captions = [_shortened(rng, d) for d in truths] + [_changed(rng, d, config) for d in truths]
+    captions += [
+        Description(str(rng.choice(config.categories)), str(rng.choice(config.colours)))
+        for _ in range(EXTRA_CAPTIONS)
+    ]
+    true = true_of(codes_of(captions, config), truth) & real[:, None]
+    fronts = np.array([CATEGORIES[name].has_front for name in config.categories])
+    labels = Labels(
+        category=np.where(real, truth[:, 0], len(config.categories)),
+        colour=truth[:, 1],
+        view=truth[:, 4],
+        modifier=truth[:, 2] + 1,
+        modifier_colour=np.maximum(truth[:, 3], 0),
+        real=real,
+        has_front=fronts[truth[:, 0]] & real,
+        captions=ids_of([caption.text for caption in captions]),
+        true=true,
+    )
+    return paints, labels
+
+
+def _shortened(rng: np.random.Generator, truth: Description) -> Description:
+    """A true caption that leaves out the view half of the time, and a modifier now and then."""
+    view, modifier = rng.random(2)
+    said = dataclasses.replace(truth, view=truth.view if view < 0.5 else None)
+    if modifier < 0.3:
+        said = dataclasses.replace(said, modifier=None, modifier_colour=None)
+    return said
+
+
+def _changed(rng: np.random.Generator, truth: Description, config: JudgeConfig) -> Description:
+    """The same caption with one word that is another (by chance, now and then, the same)."""
+    said = _shortened(rng, truth)
+    choices = {"noun": config.categories, "colour": config.colours}
+    if said.view is not None:
+        choices["view"] = VIEWS
+    if said.modifier is not None:
+        choices |= {"modifier": config.modifiers, "modifier_colour": config.colours}
+    name = str(rng.choice(list(choices)))
+    return dataclasses.replace(said, **{name: str(rng.choice(choices[name]))})
+
+
+def add_nonsense(
+    rng: np.random.Generator, paints: Paints, real: np.ndarray
+) -> tuple[Paints, np.ndarray]:
+    """Makes the pictures that are not `real` [B] show something else.
+
+    A third each: nothing, the squares of the picture in another order, an egg.
+
+    Returns:
+        The pictures, and `real` as it was.
+    """
+    layers = np.array(paints.layers)
+    for at in np.flatnonzero(~real):
+        kind = rng.integers(3)
+        if kind == 0:
+            layers[at] = 0
+        elif kind == 1:
+            layers[at] = _shuffled(rng, layers[at])
+        else:
+            layers[at] = _egg(rng, layers.shape[1])
+    return dataclasses.replace(paints, layers=layers), real
+
+
+def _shuffled(rng: np.random.Generator, layers: np.ndarray, cuts: int = 4) -> np.ndarray:
+    size = layers.shape[0] // cuts
+    squares = (
+        layers.reshape(cuts, size, cuts, size, -1).swapaxes(1, 2).reshape(cuts**2, size, size, -1)
+    )
+    squares = rng.permutation(squares).reshape(cuts, cuts, size, size, -1)
+    return squares.swapaxes(1, 2).reshape(layers.shape)
+
+
+def _egg(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A shaded ellipsoid of the main colour."""
+    x, y = np.meshgrid(*2 * (np.linspace(-1, 1, size),))
+    angle, (a, b) = rng.uniform(0, np.pi), rng.uniform(0.25, 0.8, 2)
+    u = (np.cos(angle) * x + np.sin(angle) * y) / a
+    v = (np.cos(angle) * y - np.sin(angle) * x) / b
+    inside = u**2 + v**2 < 1
+    light = 1 - rng.uniform(0, 0.6) * np.clip(u**2 + v**2, 0, 1)
+    layers = np.zeros((size, size, 6))
+    layers[..., 0], layers[..., 5] = inside * light, inside
+    return np.round(255 * layers).astype(np.uint8)
 
 
 def augment(key: jax.Array, images: jax.Array) -> jax.Array:

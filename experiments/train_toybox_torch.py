@@ -1,19 +1,22 @@
 """Trains the embedded prior with PyTorch: the fast route on a CPU with bfloat16 units.
 
-    python -m experiments.train_toybox_torch --output outputs/toybox-prior
+    python -m experiments.draw_bank --folder outputs/prior/bank
+    python -m experiments.train_toybox_torch --output outputs/prior
 
-Same pictures, captions, configuration, loss and folder as `experiments.train_toybox`;
-only the arithmetic is PyTorch's. Needs the extra `test` (torch, diffusers). A run that
-was stopped goes on when the same command is given again.
+Same pictures, captions, configuration, loss and folder as `experiments.train_toybox`; only the
+arithmetic is PyTorch's. Needs the extra `test` (torch, diffusers). A run that was stopped goes
+on when the same command is given again; `--start FOLDER` with a new output begins with the
+averaged weights of a prior, with a new warm-up. What was done is told in training.json.
 """
 
 import copy
 import dataclasses
+import shutil
 import time
 from pathlib import Path
+from typing import Annotated, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 import tyro
@@ -28,26 +31,42 @@ from dreamfusion_jax.toybox.training.data import (
     BETAS,
     CLIP_NORM,
     MAX_WEIGHT,
+    SMALL,
     TIME_POWER,
     WEIGHT_DECAY,
-    Pictures,
+    WHOLE,
+    Batches,
     Settings,
-    draw_batch,
     ema_decay,
     learning_rate,
-    load_pictures,
+    to_latents,
 )
+from experiments.torch_samples import draw_grid, losses_by_time
+from experiments.toybox_history import History
+from experiments.toybox_start import start_from
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Settings):
+class Config:
     """Settings of a training run.
 
     Attributes:
+        preset: "whole" is the whole world at 64 x 64 pixels, "small" twelve toys at 32 x 32.
         threads: Cores to use.
+        compile: Compile the step first: some minutes, then a quarter faster.
+        save_minutes: Save by the clock, too; 0 for by the steps alone.
+        copy_to: A second folder that gets weights and state at every save.
+        report_every: Steps between lines of the log.
+        settings: Of the training.
     """
 
+    preset: Literal["whole", "small"] = "whole"
     threads: int = 1
+    compile: bool = False
+    save_minutes: float = 0.0
+    copy_to: Path | None = None
+    report_every: int = 100
+    settings: Annotated[Settings, tyro.conf.arg(name="")] = WHOLE
 
 
 class Miniature(torch.nn.Module):
@@ -63,32 +82,11 @@ class Miniature(torch.nn.Module):
         self.text = CLIPTextModel(CLIPTextConfig(**text))
 
     def forward(self, z: torch.Tensor, step: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """Predicts the clean picture [B, 12, h, w]."""
+        """Predicts the clean picture [B, C, h, w]."""
         return self.unet(z, step, self.text(ids).last_hidden_state).sample
 
 
-def batches(config: Config, tokenizer):
-    """Function from a step to (z_0 [B, 12, h, w], token ids [B, N]) as tensors."""
-    pictures = load_pictures(
-        config,
-        tokenizer,
-        lambda done, total: print(f"drawing objects {done}/{total}", flush=True),
-    )
-
-    @jax.jit
-    def draw(step: jax.Array, pictures: Pictures):
-        key = jax.random.fold_in(jax.random.key(config.optimization.seed), step)
-        return draw_batch(key, pictures, config.optimization.batch_size)
-
-    def as_tensors(step: int):
-        z, ids = draw(jnp.asarray(step), pictures)
-        z = torch.from_numpy(np.array(z)).permute(0, 3, 1, 2)
-        return z, torch.from_numpy(np.array(ids)).long()
-
-    return as_tensors
-
-
-def loss_at(model: Miniature, step: int, z: torch.Tensor, ids: torch.Tensor, abar: torch.Tensor):
+def loss_at(model, step: int, z: torch.Tensor, ids: torch.Tensor, abar: torch.Tensor):
     """Clean-image loss, weight min(1 / sigma^2, 10), times leaning to high noise."""
     generator = torch.Generator().manual_seed(step)
     t = (1000 * torch.rand(len(z), generator=generator) ** TIME_POWER).long()
@@ -101,63 +99,146 @@ def loss_at(model: Miniature, step: int, z: torch.Tensor, ids: torch.Tensor, aba
     return (weight * (predicted.float() - z) ** 2).mean()
 
 
-def save(config: Config, model: Miniature, ema: Miniature, optimizer, step: int) -> None:
-    """Writes the averaged weights in half precision, and the state to go on from."""
-    shipped = copy.deepcopy(ema).half()
-    shipped.unet.save_pretrained(config.output / "unet")
-    shipped.text.save_pretrained(config.output / "text_encoder")
-    state = {"model": model.state_dict(), "ema": ema.state_dict(), "step": step}
-    state["optimizer"] = optimizer.state_dict()
-    torch.save(state, config.output / "state.part")
-    (config.output / "state.part").rename(config.output / "state.pt")
+class Training:
+    """The loop: trains, reports, saves, and draws samples.
 
+    Args:
+        config: Of the run.
+    """
 
-def main(config: Config) -> None:
-    """Trains, and reports the loss and the speed."""
-    torch.set_num_threads(config.threads)
-    torch.manual_seed(config.optimization.seed)
-    tokenizer = build_tokenizer()
-    architecture.write_configs(config.output, config.model, config.vocabulary, tokenizer)
-    draw = batches(config, tokenizer)
-    model, ema = Miniature(config.output), Miniature(config.output)
-    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    ema.load_state_dict(model.state_dict())
-    optimizer = torch.optim.AdamW(
-        model.parameters(), 1e-4, BETAS, weight_decay=WEIGHT_DECAY, fused=True
-    )
-    abar = torch.from_numpy(
-        np.array(NoiseSchedule.from_config(architecture.SCHEDULER).alphas_cumprod)
-    )
-    first = 0
-    if (config.output / "state.pt").exists():
-        state = torch.load(config.output / "state.pt", weights_only=True)
-        model.load_state_dict(state["model"])
-        ema.load_state_dict(state["ema"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
-    began, total = time.time(), 0.0
-    for step in range(first, config.optimization.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = float(learning_rate(config.optimization, step))
-        loss = loss_at(model, step, *draw(step), abar)
+    def __init__(self, config: Config) -> None:
+        self.config, self.settings = config, config.settings
+        self.folder, self.optimization = self.settings.output, self.settings.optimization
+        torch.manual_seed(self.optimization.seed)
+        self.tokenizer = build_tokenizer()
+        architecture.write_configs(
+            self.folder, self.settings.model, self.settings.vocabulary, self.tokenizer
+        )
+        self.batches = Batches(self.settings, self.tokenizer)
+        self.paint = jax.jit(to_latents, static_argnums=1)
+        self.model, self.ema = Miniature(self.folder), Miniature(self.folder)
+        self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), 1e-4, BETAS, weight_decay=WEIGHT_DECAY, fused=True
+        )
+        schedule = NoiseSchedule.from_config(architecture.SCHEDULER)
+        self.abar = torch.from_numpy(np.array(schedule.alphas_cumprod))
+        self.history = History.read(self.folder)
+        self.step = self.begin = 0
+        self.start: str | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        """Goes on from the state, or begins with the weights of another prior, or afresh."""
+        start, state_file = self.settings.start, self.folder / "state.pt"
+        if state_file.exists():
+            state = torch.load(state_file, weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.ema.load_state_dict(state["ema"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.begin = state["step"], state["begin"]
+            return
+        if start is not None:
+            block = self.settings.model.block
+            unet, text = (
+                {name: x.numpy() for name, x in part.state_dict().items()}
+                for part in (self.model.unet, self.model.text)
+            )
+            unet, text, share = start_from(start, unet, text, block, self.tokenizer)
+            for part, weights in ((self.model.unet, unet), (self.model.text, text)):
+                part.load_state_dict({name: torch.from_numpy(x) for name, x in weights.items()})
+            print(f"{share:.1%} of the weights are those of {start}", flush=True)
+            self.history, self.start = History.read(start), start.name
+            self.step = self.begin = self.history.steps
+        self.ema.load_state_dict(self.model.state_dict())
+
+    def draw(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The batch of a step: z_0 [B, C, h, w], token ids [B, N]."""
+        paints, ids = self.batches.plan(step)
+        z = torch.from_numpy(np.array(self.paint(paints, self.settings.model.block)))
+        return z.permute(0, 3, 1, 2), torch.from_numpy(ids).long()
+
+    def run(self) -> None:
+        """Trains to the last step.
+
+        Raises:
+            SystemExit: The loss was not finite.
+        """
+        forward = torch.compile(self.model) if self.config.compile else self.model
+        kinds = len(self.batches.bank.kinds)
+        self.history.enter(self.settings, self.step, kinds, self.start)
+        saved = began = time.time()
+        first, total = self.step, 0.0
+        while self.step < self.optimization.steps:
+            total += self._improve(forward)
+            self.step += 1
+            now = time.time()
+            if (self.step - first) % self.config.report_every == 0:
+                speed = self.config.report_every * self.optimization.batch_size / (now - began)
+                loss, total, began = total / self.config.report_every, 0.0, now
+                print(f"step {self.step} loss {loss:.4f} {speed:.1f} pictures/s", flush=True)
+                self.history.add(self.step, loss, speed)
+            minutes = self.config.save_minutes
+            due = self.step % self.settings.save_every == 0 if not minutes else False
+            if due or self.step == self.optimization.steps or 0 < 60 * minutes < now - saved:
+                self.save()
+                # What saving and sampling take is no part of the speed.
+                saved, began = time.time(), began + time.time() - now
+
+    def _improve(self, forward) -> float:
+        """One step of AdamW; returns the loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = float(learning_rate(self.optimization, self.step, self.begin))
+        loss = loss_at(forward, self.step, *self.draw(self.step), self.abar)
         if not torch.isfinite(loss):
-            raise SystemExit(f"the loss is not finite at step {step}; the last state is kept")
-        optimizer.zero_grad()
+            raise SystemExit(f"the loss is not finite at step {self.step}; the last state is kept")
+        self.optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
-        optimizer.step()
-        decay = float(ema_decay(config.optimization, step))
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
+        self.optimizer.step()
+        decay = float(ema_decay(self.optimization, self.step, self.begin))
         with torch.no_grad():
-            for mean, parameter in zip(ema.parameters(), model.parameters(), strict=True):
-                mean.lerp_(parameter, 1 - decay)
-        total += loss.item()
-        if (step + 1) % 100 == 0:
-            speed = (step + 1 - first) * config.optimization.batch_size / (time.time() - began)
-            print(f"step {step + 1} loss {total / 100:.4f} {speed:.0f} images/s", flush=True)
-            total = 0.0
-        if (step + 1) % config.save_every == 0 or step + 1 == config.optimization.steps:
-            save(config, model, ema, optimizer, step + 1)
+            for mean, new in zip(self.ema.parameters(), self.model.parameters(), strict=True):
+                mean.lerp_(new, 1 - decay)
+        return loss.item()
+
+    def save(self) -> None:
+        """Writes averaged weights in half precision, the state, the history and samples."""
+        shipped = copy.deepcopy(self.ema).half()
+        shipped.unet.save_pretrained(self.folder / "unet")
+        shipped.text.save_pretrained(self.folder / "text_encoder")
+        state = {"model": self.model.state_dict(), "ema": self.ema.state_dict()}
+        state |= {"optimizer": self.optimizer.state_dict(), "step": self.step, "begin": self.begin}
+        torch.save(state, self.folder / "state.part")
+        (self.folder / "state.part").rename(self.folder / "state.pt")
+        self.batches.reopen()
+        self.history.leave(self.step, len(self.batches.bank.kinds))
+        self.history.write(self.folder)
+        found = losses_by_time(self.ema, self.batches, self.paint, self.abar)
+        told = " ".join(f"{time:.2f}: {loss:.5f}" for time, loss in found.items())
+        print(f"step {self.step} saved; error by time {told}", flush=True)
+        samples = self.folder / "samples" / f"{self.step:07d}.png"
+        draw_grid(samples, self.ema, self.settings, self.tokenizer, self.abar)
+        if self.config.copy_to is not None:
+            ignore = shutil.ignore_patterns("bank", "*.part")
+            shutil.copytree(self.folder, self.config.copy_to, ignore=ignore, dirs_exist_ok=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Trains from the command line."""
+    chosen, _ = tyro.cli(_Preset, args=argv, add_help=False, return_unknown_args=True)
+    default = Config(preset=chosen.preset, settings={"whole": WHOLE, "small": SMALL}[chosen.preset])
+    config = tyro.cli(Config, args=argv, default=default, description=__doc__)
+    torch.set_num_threads(config.threads)
+    Training(config).run()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Preset:
+    """The one argument on which the defaults of the others depend."""
+
+    preset: Literal["whole", "small"] = "whole"
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main()

@@ -69,7 +69,7 @@ class UNet2DConditionModel(nn.Module):
             flip_sin_to_cos=config.flip_sin_to_cos,
             freq_shift=float(config.freq_shift),
         )
-        width = 4 * config.block_out_channels[0]
+        width = config.time_embedding_dim or 4 * config.block_out_channels[0]
         embed = TimestepEmbedding(width, config.act_fn, self.dtype, name="time_embedding")
         time = embed(features.astype(self.dtype))
         if config.addition_embed_type == "text":

@@ -55,7 +55,6 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "reverse_transformer_layers_per_block": (None,),
     "time_cond_proj_dim": (None,),
     "time_embedding_act_fn": (None,),
-    "time_embedding_dim": (None,),
     "time_embedding_type": ("positional",),
     "timestep_post_act": (None,),
 }
@@ -127,6 +126,7 @@ class UNetConfig:
     use_linear_projection: bool = False
     # Read but without effect: products accumulate and softmax runs in float32 anyway.
     upcast_attention: bool = False
+    time_embedding_dim: int | None = None
     addition_embed_type: str | None = None
     addition_embed_type_num_heads: int = 64
     resnet_time_scale_shift: str = "default"

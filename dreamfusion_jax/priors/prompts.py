@@ -5,11 +5,21 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree, Shaped
+from jaxtyping import Array, Int, PyTree, Shaped
 
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.scene.camera import Camera
-from dreamfusion_jax.scene.views import OCTANTS, VIEWS, octant_index, view_index, view_weights
+from dreamfusion_jax.scene.views import (
+    FRAMINGS,
+    HEIGHTS,
+    OCTANTS,
+    VIEWS,
+    framing_index,
+    height_index,
+    octant_index,
+    view_index,
+    view_weights,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,14 +30,34 @@ class PromptConfig:
         views: "nearest" takes the text of the nearest of the paper's four views,
             "interpolate" mixes the embeddings of neighbouring ones, "none" ignores the
             camera. Departure: "octants" takes the nearest of eight azimuths or overhead.
+        details: Whether height and apparent size of the view are said, too, of a prior that
+            knows such words (`camera.HEIGHTS`, `camera.FRAMINGS`).
+
+    Raises:
+        ValueError: Details where the views are not named one at a time.
     """
 
     views: Literal["nearest", "interpolate", "octants", "none"] = "nearest"
+    details: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses details of views that are mixed or not named."""
+        if self.details and self.views not in ("nearest", "octants"):
+            raise ValueError(f"details go with nearest views or octants, not with {self.views!r}")
 
     @property
     def names(self) -> tuple[str, ...]:
         """The view names that prompts are encoded with."""
-        return (*OCTANTS, VIEWS[3]) if self.views == "octants" else VIEWS
+        views = (*OCTANTS, VIEWS[3]) if self.views == "octants" else VIEWS
+        if not self.details:
+            return views
+        # Overhead is a height of its own; its names are repeated so that all views have as many.
+        return tuple(
+            ", ".join((view, framing) if view == VIEWS[3] else (view, height, framing))
+            for view in views
+            for height in HEIGHTS
+            for framing in FRAMINGS
+        )
 
 
 @pytree
@@ -69,10 +99,11 @@ def text_for(text: Text, camera: Camera, config: PromptConfig) -> PyTree[Shaped[
                 lambda plain: jnp.broadcast_to(plain, (*azimuth.shape, *plain.shape)), text.plain
             )
         case "nearest":
-            index = view_index(azimuth, elevation)
+            index = _named(view_index(azimuth, elevation), camera, config)
         case "octants":
             overhead = view_index(azimuth, elevation) == VIEWS.index("overhead view")
-            index = jnp.where(overhead, len(OCTANTS), octant_index(azimuth))
+            side = jnp.where(overhead, len(OCTANTS), octant_index(azimuth))
+            index = _named(side, camera, config)
         case "interpolate":
             weights = view_weights(azimuth, elevation)
             full = jax.lax.Precision.HIGHEST
@@ -80,3 +111,14 @@ def text_for(text: Text, camera: Camera, config: PromptConfig) -> PyTree[Shaped[
                 lambda views: jnp.tensordot(weights, views, axes=1, precision=full), text.views
             )
     return jax.tree.map(lambda views: views[index], text.views)
+
+
+def _named(
+    view: Int[Array, "*batch"], camera: Camera, config: PromptConfig
+) -> Int[Array, "*batch"]:
+    """Index into `config.names` for a view and, with details, the camera's height and size."""
+    if not config.details:
+        return view
+    size = camera.focal / camera.distance
+    detail = height_index(camera.elevation) * len(FRAMINGS) + framing_index(size)
+    return view * (len(HEIGHTS) * len(FRAMINGS)) + detail

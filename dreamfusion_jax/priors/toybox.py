@@ -18,7 +18,7 @@ from dreamfusion_jax.maths import from_symmetric, to_symmetric
 from dreamfusion_jax.priors.prior import PriorParams
 from dreamfusion_jax.priors.unet_prior import UNetPrior
 from dreamfusion_jax.toybox.architecture import (
-    BLOCK,
+    OLDEST_BLOCK,
     depth_to_space,
     read_json,
     space_to_depth,
@@ -42,12 +42,14 @@ class ToyboxPrior(UNetPrior):
         tokenizer: Words to ids.
         vocabulary: What the prior was trained on.
         image_size: Height and width of its pictures, pixels.
+        block: Pixels per side of the squares that become channels.
     """
 
     text_encoder: ClipTextModel
     tokenizer: "transformers.CLIPTokenizer"
     vocabulary: Vocabulary
     image_size: int
+    block: int = OLDEST_BLOCK
     bounded: ClassVar[bool] = True
 
     def encode_text(self, params: PriorParams, prompts: Sequence[str]) -> Float[Array, "P N D"]:
@@ -58,23 +60,23 @@ class ToyboxPrior(UNetPrior):
         """
         for prompt in prompts:
             if prompt:
-                self.vocabulary.scene(prompt)
+                self.vocabulary.read(prompt)
         ids = tokenize(self.tokenizer, list(prompts))
         return _encode(self.text_encoder, params["text_encoder"], ids)
 
     def encode_image(
         self, params: PriorParams, image: Float[Array, "V H W 3"]
     ) -> Float[Array, "V h w C"]:
-        """Pixels scaled to [-1, 1], each 2 x 2 square stacked into 12 channels."""
+        """Pixels scaled to [-1, 1], each square of pixels stacked into channels."""
         del params
-        return space_to_depth(to_symmetric(image))
+        return space_to_depth(to_symmetric(image), self.block)
 
     def decode_image(
         self, params: PriorParams, z: Float[Array, "V h w C"]
     ) -> Float[Array, "V H W 3"]:
         """The inverse of `encode_image`."""
         del params
-        return from_symmetric(depth_to_space(z))
+        return from_symmetric(depth_to_space(z, self.block))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -99,6 +101,8 @@ def load(folder: Path = SHIPPED) -> tuple[ToyboxPrior, PriorParams]:
 
     if not (folder / "toybox.json").exists():
         raise FileNotFoundError(f"{folder} holds no toybox prior (no toybox.json)")
+    known = read_json(folder / "toybox.json")
+    block = known.pop("block", OLDEST_BLOCK)
     config = UNetConfig.from_json(read_json(folder / "unet/config.json"))
     unet = UNet2DConditionModel(config)
     text = ClipTextModel(ClipTextConfig.from_json(read_json(folder / "text_encoder/config.json")))
@@ -107,10 +111,9 @@ def load(folder: Path = SHIPPED) -> tuple[ToyboxPrior, PriorParams]:
         text_encoder=text,
         tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
         schedule=NoiseSchedule.from_config(read_json(folder / "scheduler/scheduler_config.json")),
-        vocabulary=Vocabulary(
-            **{key: tuple(names) for key, names in read_json(folder / "toybox.json").items()}
-        ),
-        image_size=BLOCK * read_json(folder / "unet/config.json")["sample_size"],
+        vocabulary=Vocabulary(**{key: tuple(names) for key, names in known.items()}),
+        image_size=block * read_json(folder / "unet/config.json")["sample_size"],
+        block=block,
     )
     params = {
         "unet": load_params(folder / "unet", unet),

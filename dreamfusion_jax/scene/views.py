@@ -21,6 +21,21 @@ OCTANTS = (
 Departure: DreamFusion has four names; with eight, a prior need not guess which side it sees.
 """
 
+HEIGHTS = ("seen from below", "at eye level", "seen from above")
+"""Names of elevations below 0, up to 30, and over 30 degrees; `height_index` counts so.
+
+Departure: without them a prior takes a shape from above for one from the side.
+"""
+
+FRAMINGS = ("long shot", "medium shot", "close up")
+"""Names of apparent sizes, by focal length over distance; `framing_index` counts so.
+
+Departure: under wide cameras apparent size does not tell a prior the real size.
+"""
+
+_EYE_LEVEL = (0.0, jnp.pi / 6)
+_MEDIUM_SHOT = (0.74, 1.02)
+"""All but a few of the embedded prior's narrow cameras (`toybox.bank`) lie between these."""
 _OVERHEAD = jnp.pi / 3
 _OVERHEAD_BLEND = (jnp.pi / 4, 5 * jnp.pi / 12)
 
@@ -41,6 +56,18 @@ def view_index(
 def octant_index(azimuth: Float[Array, "*batch"]) -> Int[Array, "*batch"]:
     """Index into `OCTANTS` of the nearest one."""
     return jnp.round(azimuth / (jnp.pi / 4)).astype(jnp.int32) % 8
+
+
+def height_index(elevation: Float[Array, "*batch"]) -> Int[Array, "*batch"]:
+    """Index into `HEIGHTS`."""
+    low, high = _EYE_LEVEL
+    return (elevation >= low).astype(jnp.int32) + (elevation > high)
+
+
+def framing_index(size: Float[Array, "*batch"]) -> Int[Array, "*batch"]:
+    """Index into `FRAMINGS` for an apparent size: focal length over distance to the origin."""
+    low, high = _MEDIUM_SHOT
+    return (size >= low).astype(jnp.int32) + (size > high)
 
 
 def view_weights(

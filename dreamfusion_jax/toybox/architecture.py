@@ -2,7 +2,7 @@
 
 The folder has diffusers' layout, so PyTorch diffusers and our own `diffusion.weights`
 read the same files. In place of the VAE stands space-to-depth: an orthonormal, fixed
-encoder that turns [H, W, 3] pixels into [H/2, W/2, 12].
+encoder that turns [H, W, 3] pixels into [H/b, W/b, 3 b^2], for squares of b x b pixels.
 """
 
 import dataclasses
@@ -15,24 +15,28 @@ from jaxtyping import Array, Float
 
 from dreamfusion_jax.toybox.captions import Vocabulary
 
-BLOCK = 2
-"""Pixels per side of the squares that space-to-depth stacks into channels."""
+OLDEST_BLOCK = 2
+"""Pixels per side of the squares of a prior whose folder does not say."""
 
 
-def space_to_depth(image: Float[Array, "*batch H W C"]) -> Float[Array, "*batch h w D"]:
-    """Moves each 2 x 2 square of pixels into the channels (row, column, channel order)."""
+def space_to_depth(
+    image: Float[Array, "*batch H W C"], block: int = OLDEST_BLOCK
+) -> Float[Array, "*batch h w D"]:
+    """Moves each block x block square of pixels into the channels (row, column, channel order)."""
     *batch, height, width, channels = image.shape
-    squares = image.reshape(*batch, height // BLOCK, BLOCK, width // BLOCK, BLOCK, channels)
+    squares = image.reshape(*batch, height // block, block, width // block, block, channels)
     stacked = squares.swapaxes(-4, -3)
-    return stacked.reshape(*batch, height // BLOCK, width // BLOCK, BLOCK * BLOCK * channels)
+    return stacked.reshape(*batch, height // block, width // block, block * block * channels)
 
 
-def depth_to_space(z: Float[Array, "*batch h w D"]) -> Float[Array, "*batch H W C"]:
+def depth_to_space(
+    z: Float[Array, "*batch h w D"], block: int = OLDEST_BLOCK
+) -> Float[Array, "*batch H W C"]:
     """The inverse of `space_to_depth`."""
     *batch, height, width, depth = z.shape
-    channels = depth // BLOCK**2
-    squares = z.reshape(*batch, height, width, BLOCK, BLOCK, channels).swapaxes(-4, -3)
-    return squares.reshape(*batch, height * BLOCK, width * BLOCK, channels)
+    channels = depth // block**2
+    squares = z.reshape(*batch, height, width, block, block, channels).swapaxes(-4, -3)
+    return squares.reshape(*batch, height * block, width * block, channels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,16 +45,20 @@ class MiniatureConfig:
 
     Attributes:
         image_size: Height and width of its pictures, pixels.
+        block: Pixels per side of the squares that space-to-depth stacks into channels.
         channels: UNet widths from the finest level to the coarsest. Four levels on a
             16 x 16 grid end at 2 x 2, so that the whole picture is seen at high noise.
         attention: Which levels attend to the text; the middle always does.
+        time_width: Width of the embedded time; four times the first of `channels` if None.
         text_width: Width of the text states.
         text_layers: Depth of the text encoder.
     """
 
     image_size: int = 32
+    block: int = OLDEST_BLOCK
     channels: tuple[int, ...] = (64, 128, 160, 160)
     attention: tuple[bool, ...] = (False, False, True, False)
+    time_width: int | None = None
     text_width: int = 128
     text_layers: int = 2
 
@@ -62,11 +70,12 @@ class MiniatureConfig:
         concerns the whole picture; by attention alone it is not learned.
         """
         cross = {True: "CrossAttn", False: ""}
+        time = {} if self.time_width is None else {"time_embedding_dim": self.time_width}
         return {
             "_class_name": "UNet2DConditionModel",
-            "sample_size": self.image_size // BLOCK,
-            "in_channels": 3 * BLOCK**2,
-            "out_channels": 3 * BLOCK**2,
+            "sample_size": self.image_size // self.block,
+            "in_channels": 3 * self.block**2,
+            "out_channels": 3 * self.block**2,
             "block_out_channels": list(self.channels),
             "layers_per_block": 1,
             "down_block_types": [f"{cross[a]}DownBlock2D" for a in self.attention],
@@ -80,6 +89,7 @@ class MiniatureConfig:
             "addition_embed_type": "text",
             "addition_embed_type_num_heads": 4,
             "encoder_hid_dim": self.text_width,
+            **time,
         }
 
     def text_encoder(self, vocabulary_size: int, max_length: int) -> dict[str, Any]:
@@ -117,7 +127,7 @@ def write_configs(folder: Path, config: MiniatureConfig, vocabulary: Vocabulary,
     Args:
         folder: Made if absent.
         config: Sizes.
-        vocabulary: What the prior is trained on; kept in toybox.json.
+        vocabulary: What the prior is trained on; kept in toybox.json, as is the block.
         tokenizer: Saved to tokenizer/.
     """
     files = {
@@ -131,7 +141,7 @@ def write_configs(folder: Path, config: MiniatureConfig, vocabulary: Vocabulary,
         "unet/config.json": config.unet(),
         "text_encoder/config.json": config.text_encoder(len(tokenizer), tokenizer.model_max_length),
         "scheduler/scheduler_config.json": SCHEDULER,
-        "toybox.json": dataclasses.asdict(vocabulary),
+        "toybox.json": {"block": config.block, **dataclasses.asdict(vocabulary)},
     }
     for name, content in files.items():
         path = folder / name

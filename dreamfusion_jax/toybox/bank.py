@@ -1,24 +1,27 @@
-"""Training pictures: traced once without colours, then coloured anew at every draw.
+"""Traced views, kept without colours: one file serves every colour, modifier and background.
 
-Because `Layers` are linear in colour, a bank of a few thousand views per category gives
-every colour, modifier colour and background exactly and for free.
+Because `Layers` are linear in colour, about a thousand views of each kind of object (a
+category, with or without a modifier) are enough for millions of pictures. They are written
+one chunk of a kind at a time and read through memory maps, so that a bank larger than the
+memory can be drawn from, and can grow while it is used.
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
+import json
+from collections.abc import Iterable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.scene.camera import CameraConfig, sample_camera
-from dreamfusion_jax.scene.lighting import LightingConfig, sample_backdrop, sample_lighting
-from dreamfusion_jax.scene.views import OCTANTS, octant_index, view_index
-from dreamfusion_jax.toybox.captions import VIEW_WORDS, CaptionTable, Vocabulary
-from dreamfusion_jax.toybox.renderer import Layers, colourise, render_layers
-from dreamfusion_jax.toybox.world import COLOURS, HELD_OUT
+from dreamfusion_jax.scene.lighting import LightingConfig, sample_lighting
+from dreamfusion_jax.toybox.captions import Vocabulary
+from dreamfusion_jax.toybox.renderer import trace_layers
+from dreamfusion_jax.toybox.world import CATEGORIES, COLOURS, HELD_OUT, MODIFIERS
 
 NARROW_CAMERAS = CameraConfig(
     elevation=(-10.0, 65.0),
@@ -31,6 +34,9 @@ NARROW_CAMERAS = CameraConfig(
 )
 """Cameras under which apparent size tells a small prior the real size (training and SDS)."""
 
+WIDE_CAMERAS = CameraConfig(gaussians="std")
+"""The paper's cameras, the spreads of look-at and up read as standard deviations."""
+
 SOFT_LIGHTING = LightingConfig(
     albedo_until=0.0,
     diffuse_probability=0.5,
@@ -40,93 +46,188 @@ SOFT_LIGHTING = LightingConfig(
 )
 """Lights under which the side away from the light keeps its colour (training and SDS)."""
 
+FACTS = ("azimuth", "elevation", "size", "lit", "wide")
+"""What is kept of a view beside its picture: radians, focal length over distance, 0 or 1."""
+
+Kind = tuple[str, str | None]
+"""A category, and a modifier or None."""
+
 
 @dataclasses.dataclass(frozen=True)
 class BankConfig:
-    """What the training pictures show.
+    """What the traced views show.
 
     Attributes:
         size: Height and width, pixels.
-        views: Traced views per category and modifier.
-        cameras: Distribution of the cameras.
+        cameras: Distribution of the cameras of most views.
+        wide_cameras: Distribution of the others.
+        wide: Share of the others.
         lighting: Distribution of the lights.
+        seed: Of everything random.
     """
 
     size: int = 64
-    views: int = 4000
     cameras: CameraConfig = NARROW_CAMERAS
+    wide_cameras: CameraConfig = WIDE_CAMERAS
+    wide: float = 1 / 3
     lighting: LightingConfig = SOFT_LIGHTING
+    seed: int = 1
 
 
-@pytree
-class Bank:
-    """Traced views, ready to be coloured.
-
-    Attributes:
-        layers: Premultiplied material coefficients and alpha, in 1/255.
-        category: Index into the vocabulary's categories.
-        modifier: 0 for none, else 1 + index into the vocabulary's modifiers.
-        view: Index into `VIEWS`.
-        octant: Index into `OCTANTS`; -1 seen from overhead.
-    """
-
-    layers: UInt8[Array, "M H W 6"]
-    category: Int[Array, "M"]
-    modifier: Int[Array, "M"]
-    view: Int[Array, "M"]
-    octant: Int[Array, "M"]
+def kinds_of(vocabulary: Vocabulary) -> list[Kind]:
+    """Every category of a vocabulary without and with each of its modifiers."""
+    return [(c, m) for c in vocabulary.categories for m in (None, *vocabulary.modifiers)]
 
 
-def _draw(key: jax.Array, category: str, modifier: str | None, config: BankConfig):
-    camera_key, light_key = jax.random.split(key)
-    camera = sample_camera(camera_key, config.cameras)
-    lighting = sample_lighting(light_key, camera.position, 0, 1, config.lighting)
-    layers = render_layers(category, modifier, camera, lighting, size=config.size)
-    view = view_index(camera.azimuth, camera.elevation)
-    octant = octant_index(camera.azimuth)
-    values = jnp.concatenate([layers.coefficients, layers.alpha[..., None]], axis=-1)
-    coded = jnp.round(jnp.clip(values, 0.0, 1.0) * 255).astype(jnp.uint8)
-    return coded, view, jnp.where(view == 3, -1, octant)
-
-
-def draw_bank(
+@functools.partial(jax.jit, static_argnames=("category", "config", "count", "at_once"))
+def trace_views(
     key: Key[Array, ""],
-    vocabulary: Vocabulary,
-    config: BankConfig,
+    modifier: Int[Array, ""],
     *,
-    chunk: int = 16,
-    report: Callable[[int, int], None] | None = None,
-) -> Bank:
-    """Traces `config.views` views of every category and modifier of the vocabulary.
+    category: str,
+    config: BankConfig,
+    count: int,
+    at_once: int = 16,
+) -> tuple[UInt8[Array, "V H W 6"], Float[Array, "V 5"]]:
+    """Traces random views of one kind of object.
 
     Args:
         key: Seed.
-        vocabulary: What to draw.
-        config: How to draw it.
-        chunk: Views traced at once; bounds the memory.
-        report: Called with (done, total) after each kind of object.
+        modifier: Its number, 0 for none; not its name, so that a category is compiled once.
+        category: What to trace.
+        config: From where, and in which light.
+        count: Number of views.
+        at_once: Views traced together; bounds the memory.
+
+    Returns:
+        Premultiplied material coefficients and alpha, in 1/255, and the `FACTS`.
     """
-    kinds = [
-        (c, category, m, modifier)
-        for c, category in enumerate(vocabulary.categories)
-        for m, modifier in enumerate((None, *vocabulary.modifiers))
-    ]
-    rows = []
-    for done, (c, category, m, modifier) in enumerate(kinds):
-        keys = jax.random.split(jax.random.fold_in(key, done), config.views)
 
-        def draw(k: jax.Array, category: str = category, modifier: str | None = modifier):
-            return _draw(k, category, modifier, config)
+    def draw(view_key: jax.Array):
+        narrow_key, wide_key, choice_key, light_key = jax.random.split(view_key, 4)
+        wide = jax.random.bernoulli(choice_key, config.wide)
+        camera = jax.tree.map(
+            lambda a, b: jnp.where(wide, a, b),
+            sample_camera(wide_key, config.wide_cameras),
+            sample_camera(narrow_key, config.cameras),
+        )
+        lighting = sample_lighting(light_key, camera.position, 0, 1, config.lighting)
+        layers = trace_layers(category, modifier, camera, lighting, size=config.size)
+        values = jnp.concatenate([layers.coefficients, layers.alpha[..., None]], axis=-1)
+        coded = jnp.round(jnp.clip(values, 0.0, 1.0) * 255).astype(jnp.uint8)
+        size = camera.focal / jnp.linalg.norm(camera.position)
+        lit = lighting.diffuse > 0
+        facts = (camera.azimuth, camera.elevation, size, lit, wide)
+        return coded, jnp.stack([jnp.asarray(fact, jnp.float32) for fact in facts])
 
-        layers, view, octant = jax.jit(
-            lambda ks, draw=draw: jax.lax.map(draw, ks, batch_size=chunk)
-        )(keys)
-        category_index, modifier_index = (jnp.full(config.views, i, jnp.int32) for i in (c, m))
-        rows.append((layers, category_index, modifier_index, view, octant))
-        if report is not None:
-            jax.block_until_ready(layers)
-            report(done + 1, len(kinds))
-    return Bank(*(jnp.concatenate(column) for column in zip(*rows, strict=True)))
+    return jax.lax.map(draw, jax.random.split(key, count), batch_size=at_once)
+
+
+def write_views(folder: Path, kind: Kind, chunk: int, count: int, config: BankConfig) -> bool:
+    """Traces one chunk of a kind's views into a bank, unless it is there.
+
+    A chunk is two files, and is there when the second is: the pictures, then the facts.
+
+    Args:
+        folder: The bank; made if absent.
+        kind: What to trace.
+        chunk: Which chunk of it; each has random views of its own.
+        count: Number of views.
+        config: From where, and in which light.
+
+    Returns:
+        Whether it had to be traced.
+
+    Raises:
+        ValueError: The bank was begun with another configuration.
+    """
+    _check_same(folder, config)
+    pictures, facts = _files(folder, kind, chunk)
+    if facts.exists():
+        return False
+    key = jax.random.key(config.seed)
+    category, modifier = kind
+    numbers = (list(CATEGORIES).index(category), (None, *MODIFIERS).index(modifier), chunk)
+    for number in numbers:
+        key = jax.random.fold_in(key, number)
+    at_once = 16 if jax.default_backend() == "cpu" else 256
+    number = jnp.asarray(numbers[1])
+    found = trace_views(key, number, category=category, config=config, count=count, at_once=at_once)
+    for file, values in zip((pictures, facts), found, strict=True):
+        part = file.with_suffix(".part")
+        with part.open("wb") as stream:
+            np.save(stream, np.asarray(values))
+        part.replace(file)
+    return True
+
+
+def _files(folder: Path, kind: Kind, chunk: int) -> tuple[Path, Path]:
+    category, modifier = kind
+    extra = "plain" if modifier is None else modifier.split()[-1]
+    stem = f"{category.replace(' ', '-')}.{extra}.{chunk:03d}"
+    return folder / f"{stem}.layers.npy", folder / f"{stem}.facts.npy"
+
+
+def _check_same(folder: Path, config: BankConfig) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    file, values = folder / "bank.json", json.loads(json.dumps(dataclasses.asdict(config)))
+    if not file.exists():
+        file.write_text(json.dumps(values, indent=2) + "\n")
+    elif json.loads(file.read_text()) != values:
+        raise ValueError(
+            f"{folder} was drawn for other settings; delete it or choose another folder"
+        )
+
+
+class Bank:
+    """The traced views of a folder, as far as they are there.
+
+    Only the rows that are asked for are read. Open it again to see chunks that were added.
+
+    Args:
+        folder: What `write_views` wrote.
+        kinds: What to look for; kinds without a view are left out.
+
+    Attributes:
+        kinds: Those of which there are views.
+        size: Height and width of the views, pixels.
+
+    Raises:
+        FileNotFoundError: There are no views of any of them.
+    """
+
+    def __init__(self, folder: Path, kinds: Iterable[Kind]) -> None:
+        self._pictures: dict[Kind, list[np.ndarray]] = {}
+        self._facts: dict[Kind, list[np.ndarray]] = {}
+        for kind in kinds:
+            pattern = _files(folder, kind, 0)[1].name.replace(".000.", ".*.")
+            for file in sorted(folder.glob(pattern)):
+                pictures = file.with_name(file.name.replace(".facts.", ".layers."))
+                self._pictures.setdefault(kind, []).append(np.load(pictures, mmap_mode="r"))
+                self._facts.setdefault(kind, []).append(np.load(file))
+        if not self._facts:
+            raise FileNotFoundError(
+                f"{folder} holds no traced views; draw some with "
+                f"`python -m experiments.draw_bank --folder {folder}`"
+            )
+        self.kinds = tuple(self._facts)
+        self.size = int(self._pictures[self.kinds[0]][0].shape[1])
+
+    def count(self, kind: Kind) -> int:
+        """Number of a kind's views."""
+        return sum(len(chunk) for chunk in self._facts.get(kind, []))
+
+    def view(self, kind: Kind, index: int) -> tuple[UInt8[np.ndarray, "H W 6"], np.ndarray]:
+        """One view's layers, and its `FACTS`.
+
+        Raises:
+            IndexError: There are not so many.
+        """
+        for pictures, facts in zip(self._pictures[kind], self._facts[kind], strict=True):
+            if index < len(facts):
+                return pictures[index], facts[index]
+            index -= len(facts)
+        raise IndexError(f"there is no such view of {kind}")
 
 
 def allowed_colours(vocabulary: Vocabulary, *, held_out: bool = False) -> np.ndarray:
@@ -139,67 +240,6 @@ def allowed_colours(vocabulary: Vocabulary, *, held_out: bool = False) -> np.nda
     )
 
 
-def sample_batch(
-    key: Key[Array, ""],
-    bank: Bank,
-    ids: Int[Array, "K L X Y N"],
-    empty: Int[Array, "N"],
-    allowed: Array,
-    palette: Float[Array, "L 3"],
-    *,
-    batch_size: int,
-    dropout: float = 0.1,
-) -> tuple[Float[Array, "B H W 3"], Int[Array, "B N"]]:
-    """Draws coloured pictures over plain backgrounds, and their captions.
-
-    Args:
-        key: Seed of this batch.
-        bank: Traced views.
-        ids: `CaptionTable.ids`.
-        empty: `CaptionTable.empty`.
-        allowed: [categories, colours], the pairs that may be drawn.
-        palette: RGB of the vocabulary's colours.
-        batch_size: Number of pictures.
-        dropout: Share of captions that become empty, for classifier-free guidance.
-
-    Returns:
-        Images in [0, 1] and token ids. A caption names one of the paper's four views, one
-        of the finer eight, or (one in ten) none.
-    """
-    keys = jax.random.split(key, 8)
-    index = jax.random.randint(keys[0], (batch_size,), 0, bank.category.shape[0])
-    category, modifier = bank.category[index], bank.modifier[index]
-    colour = jax.random.categorical(keys[1], jnp.where(allowed, 0.0, -jnp.inf)[category])
-    accent = jax.random.randint(keys[2], (batch_size,), 0, palette.shape[0])
-    coded = bank.layers[index].astype(jnp.float32) / 255
-    images = colourise(
-        Layers(coefficients=coded[..., :5], alpha=coded[..., 5]),
-        palette[colour],
-        palette[accent],
-        sample_backdrop(keys[3], (batch_size,)),
-    )
-    extra = jnp.where(modifier == 0, 0, 1 + (modifier - 1) * palette.shape[0] + accent)
-    view = _view_word(keys[4], bank.view[index], bank.octant[index])
-    tokens = ids[category, colour, extra, view]
-    dropped = jax.random.bernoulli(keys[5], dropout, (batch_size, 1))
-    return images, jnp.where(dropped, empty[None], tokens)
-
-
-_FINE_WORDS = np.array([1 + VIEW_WORDS.index(view) for view in OCTANTS])
-"""Position of each of OCTANTS in the caption table's last axis (0 is "no view")."""
-
-
-def _view_word(key: jax.Array, view: jax.Array, octant: jax.Array) -> jax.Array:
-    kind = jax.random.uniform(key, view.shape)
-    word = jnp.where((kind < 0.5) & (octant >= 0), jnp.asarray(_FINE_WORDS)[octant], 1 + view)
-    return jnp.where(kind > 0.9, 0, word)
-
-
 def palette_of(vocabulary: Vocabulary) -> np.ndarray:
     """[colours, 3] RGB of a vocabulary's colours."""
     return np.array([COLOURS[name] for name in vocabulary.colours], np.float32)
-
-
-def table_arrays(table: CaptionTable) -> tuple[jax.Array, jax.Array]:
-    """The table on the device."""
-    return jnp.asarray(table.ids), jnp.asarray(table.empty)

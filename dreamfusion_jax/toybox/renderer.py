@@ -17,6 +17,9 @@ from dreamfusion_jax.scene.lighting import Lighting, lambertian
 from dreamfusion_jax.toybox.shapes import SCENE_RADIUS, Point
 from dreamfusion_jax.toybox.world import Scene, solid
 
+Modifier = str | jax.Array | None
+"""A modifier as `world.solid` takes it."""
+
 _STEPS = 56
 _HIT = 2e-3
 """Distance below which a ray has arrived; a 64-pixel image has pixels of 2e-2."""
@@ -57,18 +60,18 @@ def _split(x: jax.Array) -> Point:
     return x[..., 0], x[..., 1], x[..., 2]
 
 
-def _distance(category: str, modifier: str | None, p: Point) -> jax.Array:
+def _distance(category: str, modifier: Modifier, p: Point) -> jax.Array:
     return solid(category, modifier, p)[0]
 
 
 def trace(
-    category: str, modifier: str | None, rays: Rays
+    category: str, modifier: Modifier, rays: Rays
 ) -> tuple[Float[Array, "*batch"], Bool[Array, "*batch"]]:
     """Sphere tracing (Hart 1996): steps by the signed distance until it vanishes.
 
     Args:
         category: What to trace.
-        modifier: One of `MODIFIERS`, or None.
+        modifier: See `world.solid`.
         rays: Unit directions.
 
     Returns:
@@ -88,7 +91,7 @@ def trace(
 
 
 def _surface(
-    category: str, modifier: str | None, rays: Rays
+    category: str, modifier: Modifier, rays: Rays
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
     """Hit, depth, point [..., 3], outward normal [..., 3] and material [..., 5]."""
     depth, hit = trace(category, modifier, rays)
@@ -107,10 +110,9 @@ def _pool(x: jax.Array, factor: int) -> jax.Array:
     return blocks.mean(axis=(-4, -2))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames=("size", "supersample"))
-def render_layers(
+def trace_layers(
     category: str,
-    modifier: str | None,
+    modifier: Modifier,
     camera: Camera,
     lighting: Lighting,
     *,
@@ -121,7 +123,7 @@ def render_layers(
 
     Args:
         category: What to draw.
-        modifier: One of `MODIFIERS`, or None.
+        modifier: See `world.solid`.
         camera: One camera.
         lighting: One light.
         size: Height and width of the image.
@@ -141,19 +143,25 @@ def render_layers(
     return Layers(coefficients=shaded[..., :5], alpha=shaded[..., 5])
 
 
+render_layers = jax.jit(
+    trace_layers, static_argnums=(0, 1), static_argnames=("size", "supersample")
+)
+"""`trace_layers` compiled; the modifier is a name or None."""
+
+
 def colourise(
     layers: Layers,
     main: Float[Array, "*batch 3"],
     accent: Float[Array, "*batch 3"],
-    background: Float[Array, "*batch 3"],
+    background: Float[Array, "*batch 3"] | Float[Array, "*batch H W 3"],
 ) -> Float[Array, "*batch H W 3"]:
-    """Fills in the colours and composites over a plain background.
+    """Fills in the colours and composites over a background.
 
     Args:
         layers: Views.
         main: Main colour of each view.
         accent: Modifier colour of each view.
-        background: Plain background of each view.
+        background: One colour, or a picture, behind each view.
 
     Returns:
         Images in [0, 1].

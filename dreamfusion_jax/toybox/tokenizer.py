@@ -2,17 +2,20 @@
 
 import string
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from dreamfusion_jax.toybox.captions import Vocabulary
+import numpy as np
+
+from dreamfusion_jax.toybox.captions import WHOLE_WORLD
 
 if TYPE_CHECKING:
     import transformers
 
-MAX_LENGTH = 18
-"""The longest caption, with a modifier and a view, has 15 words and two marks."""
+MAX_LENGTH = 32
+"""The longest caption, of a spoilt picture of a modified object, has 27 words and commas, and
+two marks."""
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _WORD_END = "</w>"
@@ -26,7 +29,7 @@ def build_tokenizer() -> "transformers.CLIPTokenizer":
     """
     from transformers import CLIPTokenizer
 
-    merges = learn_merges(Vocabulary().words())
+    merges = learn_merges(WHOLE_WORLD.words())
     symbols = [*string.ascii_lowercase, ","]
     tokens = [_START, _END, *symbols, *(s + _WORD_END for s in symbols)]
     tokens += ["".join(pair) for pair in merges]
@@ -58,3 +61,29 @@ def _merge(symbols: list[str], pair: tuple[str, str]) -> list[str]:
         else:
             merged.append(symbol)
     return merged
+
+
+class WordIds:
+    """Tokenizes captions word by word: quicker than the tokenizer, and the same.
+
+    Args:
+        tokenizer: Of `build_tokenizer`, every word of which is one token.
+    """
+
+    def __init__(self, tokenizer: "transformers.CLIPTokenizer") -> None:
+        ids = tokenizer.get_vocab()
+        self._ids = {t.removesuffix(_WORD_END): i for t, i in ids.items() if t.endswith(_WORD_END)}
+        self._start, self._end = ids[_START], ids[_END]
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Ids [len(texts), MAX_LENGTH]; what follows the text is the end mark.
+
+        Raises:
+            KeyError: A word that no caption has.
+        """
+        rows = np.full((len(texts), MAX_LENGTH), self._end, np.int32)
+        for row, text in zip(rows, texts, strict=True):
+            words = text.replace(",", " ,").split()
+            row[0] = self._start
+            row[1 : 1 + len(words)] = [self._ids[word] for word in words]
+        return rows

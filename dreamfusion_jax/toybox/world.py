@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterable
 
 import jax
+import jax.numpy as jnp
 
 from dreamfusion_jax.toybox import buildings, characters, food, household, plants, vehicles
 from dreamfusion_jax.toybox.shapes import ACCENT, Part, Point, cylinder, shift, union
@@ -99,6 +100,17 @@ HELD_OUT: frozenset[tuple[str, str]] = frozenset(
 )
 """(category, colour) pairs that no training image shows: one colour in ten of each category."""
 
+HELD_OUT_MODIFIED: frozenset[tuple[str, str, str]] = frozenset(
+    (category, modifier, list(COLOURS)[(3 * index + 4 + 3 * number) % len(COLOURS)])
+    for index, category in enumerate(CATEGORIES)
+    for number, modifier in enumerate(MODIFIERS)
+)
+"""(category, modifier, modifier colour) triples that no training image shows.
+
+One colour in ten of each category's pedestals and hats: of the n-th category (from 0) the
+colours number 3 n + 4 (pedestal) and 3 n + 7 (hat), counted around.
+"""
+
 
 class UnknownNameError(LookupError):
     """A category, colour or modifier that the world does not have.
@@ -147,14 +159,18 @@ class Scene:
 
 _MODIFIED_SCALE = 0.8
 _PEDESTAL_TOP = -0.32
+_HAT_LIFT = -0.09
 
 
-def solid(category: str, modifier: str | None, p: Point) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+def solid(
+    category: str, modifier: str | jax.Array | None, p: Point
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """Signed distance and material coefficients of an object at points in the world.
 
     Args:
         category: A key of `CATEGORIES`.
-        modifier: One of `MODIFIERS`, or None.
+        modifier: One of `MODIFIERS`, or None; or its number, a scalar that is known only when
+            the program runs: 0 for none, else 1 + the place in `MODIFIERS`.
         p: Coordinates, three arrays of one shape.
 
     Returns:
@@ -162,24 +178,47 @@ def solid(category: str, modifier: str | None, p: Point) -> tuple[jax.Array, tup
         `shapes.Material`, arrays of that shape.
     """
     kind = CATEGORIES[category]
+    if isinstance(modifier, jax.Array):
+        return _solid_of_number(kind, modifier, p)
     if modifier is None:
         return union(kind.parts(p))
     # The object shrinks to make room, so that everything stays inside SCENE_RADIUS.
     scale = _MODIFIED_SCALE
     on_pedestal = modifier == MODIFIERS[0]
-    lift = _PEDESTAL_TOP - scale * kind.bottom if on_pedestal else -0.09
-    x, y, z = shift(p, (0.0, 0.0, lift))
-    parts = [
+    lift = _PEDESTAL_TOP - scale * kind.bottom if on_pedestal else _HAT_LIFT
+    return union(_parts(kind, p, scale, lift) + (_pedestal(p) if on_pedestal else _hat(kind, p)))
+
+
+def _solid_of_number(kind: Category, number: jax.Array, p: Point):
+    """The same with one program for all modifiers: those that are not there are far away."""
+    scale = jnp.where(number == 0, 1.0, _MODIFIED_SCALE)
+    on_pedestal = _PEDESTAL_TOP - _MODIFIED_SCALE * kind.bottom
+    lift = jnp.where(number == 0, 0.0, jnp.where(number == 1, on_pedestal, _HAT_LIFT))
+    parts = _parts(kind, p, scale, lift)
+    for at, extra in ((1, _pedestal(p)), (2, _hat(kind, p))):
+        away = jnp.where(number == at, 0.0, 10.0)
+        parts += [Part(part.distance + away, part.material) for part in extra]
+    return union(parts)
+
+
+def _parts(kind: Category, p: Point, scale, lift) -> list[Part]:
+    """The object itself, smaller and lifted."""
+    x, y, z = p[0], p[1], p[2] - lift
+    return [
         Part(scale * part.distance, part.material)
         for part in kind.parts((x / scale, y / scale, z / scale))
     ]
-    if on_pedestal:
-        extra = [Part(cylinder(p, (0.0, 0.0, _PEDESTAL_TOP - 0.07), 0.26, 0.07), ACCENT)]
-    else:
-        rest = (scale * kind.top_x, 0.0, scale * kind.top + lift)
-        hat = shift(p, rest)
-        extra = [
-            Part(cylinder(hat, (0.0, 0.0, 0.0), 0.16, 0.02, "z", 0.01), ACCENT),
-            Part(cylinder(hat, (0.0, 0.0, 0.09), 0.10, 0.09, "z", 0.01), ACCENT),
-        ]
-    return union(parts + extra)
+
+
+def _pedestal(p: Point) -> list[Part]:
+    return [Part(cylinder(p, (0.0, 0.0, _PEDESTAL_TOP - 0.07), 0.26, 0.07), ACCENT)]
+
+
+def _hat(kind: Category, p: Point) -> list[Part]:
+    """The hat on top of a smaller object."""
+    scale = _MODIFIED_SCALE
+    hat = shift(p, (scale * kind.top_x, 0.0, scale * kind.top + _HAT_LIFT))
+    return [
+        Part(cylinder(hat, (0.0, 0.0, 0.0), 0.16, 0.02, "z", 0.01), ACCENT),
+        Part(cylinder(hat, (0.0, 0.0, 0.09), 0.10, 0.09, "z", 0.01), ACCENT),
+    ]

@@ -1,4 +1,4 @@
-import shutil
+import dataclasses
 import signal
 from types import SimpleNamespace
 
@@ -15,46 +15,56 @@ from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
 from dreamfusion_jax.priors import toybox
 from dreamfusion_jax.runs.checkpoint import Checkpointer
 from dreamfusion_jax.toybox import architecture
-from dreamfusion_jax.toybox.bank import allowed_colours
+from dreamfusion_jax.toybox.bank import BankConfig, allowed_colours, write_views
 from dreamfusion_jax.toybox.captions import Vocabulary
 from dreamfusion_jax.toybox.training import model as toybox_model
 from dreamfusion_jax.toybox.training.data import (
-    FULL,
+    BY_TWO,
     SMALL,
+    WHOLE,
+    Batches,
     Optimization,
-    draw_batch,
     ema_decay,
     grid_captions,
     learning_rate,
-    load_bank,
-    load_pictures,
+    to_latents,
 )
-from dreamfusion_jax.toybox.world import HELD_OUT
-from experiments import sample, train_toybox
+from dreamfusion_jax.toybox.world import HELD_OUT, HELD_OUT_MODIFIED
+from experiments import sample, toybox_loop, train_toybox
+from experiments.toybox_history import History
 
 STEPS = 24
 SCHEDULE = NoiseSchedule.from_config(architecture.SCHEDULER)
 
 
-def command(folder, *more):
+@pytest.fixture(scope="session")
+def bank(tmp_path_factory):
+    """A dozen views of a barrel."""
+    folder = tmp_path_factory.mktemp("bank")
+    write_views(folder, ("barrel", None), 0, 12, BankConfig(size=8))
+    return folder
+
+
+def command(folder, bank, *more):
     """A minute training: one level of 16 channels on a grid of 4 x 4."""
     options = {
         "output": folder,
-        "steps": STEPS,
-        "batch-size": 4,
-        "learning-rate": 2e-3,
-        "warm-up": 3,
+        "bank": bank,
+        "optimization.steps": STEPS,
+        "optimization.batch-size": 4,
+        "optimization.learning-rate": 2e-3,
+        "optimization.warm-up": 3,
+        "optimization.decay": STEPS,
         "save-every": 8,
         "log-every": 5,
         "sample-every": 16,
         "sample-steps": 2,
         "model.image-size": 8,
+        "model.block": 2,
         "model.channels": 16,
         "model.attention": False,
         "model.text-width": 16,
         "model.text-layers": 1,
-        "pictures.size": 8,
-        "pictures.views": 12,
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     words += ["--vocabulary.categories", "barrel", "--vocabulary.colours", "red", "blue", "orange"]
@@ -62,26 +72,29 @@ def command(folder, *more):
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory):
+def straight(tmp_path_factory, bank):
     """The folder of a training from the first step to the last."""
     folder = tmp_path_factory.mktemp("straight") / "prior"
-    train_toybox.main(command(folder))
+    train_toybox.main(command(folder, bank))
     return folder
 
 
-def parts_of(folder):
+def parts_of(folder, bank):
     """What the trainer works with, for the settings of `command`."""
-    arguments = train_toybox.parse(command(folder))
-    training = train_toybox.Training(arguments)
-    pictures = load_pictures(arguments.settings, training.tokenizer, lambda *_: None)
+    arguments = train_toybox.parse(command(folder, bank, "--optimization.batch-size", "32"))
+    training = toybox_loop.Training(arguments.settings, arguments.running)
     return SimpleNamespace(
-        config=arguments.settings.optimization, networks=training.networks, pictures=pictures
+        config=arguments.settings.optimization,
+        networks=training.networks,
+        batch=training.batches.plan(5),
     )
 
 
-def test_the_loss_on_one_batch_falls(straight):
-    parts = parts_of(straight)
-    z, ids = jax.jit(draw_batch, static_argnums=2)(jax.random.key(5), parts.pictures, 32)
+def test_the_loss_on_one_batch_falls(straight, bank):
+    parts = parts_of(straight, bank)
+    paints, ids = parts.batch
+    ids = jnp.asarray(ids)
+    z = jax.jit(to_latents, static_argnums=1)(paints, 2)
     assert z.shape == (32, 4, 4, 12) and float(jnp.abs(z).max()) <= 1.0
 
     @compile_fast
@@ -95,15 +108,14 @@ def test_the_loss_on_one_batch_falls(straight):
         trained = checkpoints.restore(fresh)
     assert int(trained.step) == STEPS
     before, after = float(loss(fresh.params)), float(loss(trained.params))
-    assert after < 0.5 * before
+    assert after < 0.7 * before
     assert before < 100 and float(loss(trained.ema)) < before
 
 
-def test_a_stopped_training_goes_on_to_the_same_weights(straight, tmp_path, monkeypatch, capsys):
-    folder = tmp_path / "prior"
-    folder.mkdir()
-    shutil.copy(straight / "bank.npz", folder)
-    calls = []
+def test_a_stopped_training_goes_on_to_the_same_weights(
+    straight, bank, tmp_path, monkeypatch, capsys
+):
+    folder, calls = tmp_path / "prior", []
 
     def press_at_eleven(*args, **kwargs):
         calls.append(None)
@@ -111,13 +123,13 @@ def test_a_stopped_training_goes_on_to_the_same_weights(straight, tmp_path, monk
             signal.raise_signal(signal.SIGINT)
         return toybox_model.train_step(*args, **kwargs)
 
-    monkeypatch.setattr(train_toybox, "train_step", press_at_eleven)
+    monkeypatch.setattr(toybox_loop, "train_step", press_at_eleven)
     with pytest.raises(SystemExit) as stopped:
-        train_toybox.main(command(folder))
+        train_toybox.main(command(folder, bank))
     assert stopped.value.code == 130 and len(calls) == 11
     assert "the same command goes on" in capsys.readouterr().err
     toybox.load(folder)
-    train_toybox.main(command(folder))
+    train_toybox.main(command(folder, bank))
     assert "going on from step 11" in capsys.readouterr().out and len(calls) == STEPS
     for name in (
         "unet/diffusion_pytorch_model.safetensors",
@@ -125,8 +137,36 @@ def test_a_stopped_training_goes_on_to_the_same_weights(straight, tmp_path, monk
         f"samples/{STEPS:06d}.png",
     ):
         assert (folder / name).read_bytes() == (straight / name).read_bytes()
-    train_toybox.main(command(folder))  # Done already: nothing more to do.
+    train_toybox.main(command(folder, bank))  # Done already: nothing more to do.
     assert len(calls) == STEPS
+    (stage,) = (told := History.read(folder)).stages
+    # Once after Ctrl-C; the last command did nothing, and so wrote nothing.
+    assert (stage.first, stage.last, stage.times_resumed, told.pictures) == (0, 24, 1, 96)
+    assert [step for step, *_ in told.losses] == sorted({step for step, *_ in told.losses})
+
+
+def test_a_training_stops_when_its_time_is_over(bank, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        train_toybox.main(command(tmp_path / "prior", bank, "--minutes", "1e-6"))
+    assert stopped.value.code == 130 and "the same command goes on" in capsys.readouterr().err
+    assert History.read(tmp_path / "prior").steps == 1
+
+
+def test_a_training_begins_with_the_averaged_weights_of_another(straight, bank, tmp_path, capsys):
+    """The same folder's, so that all fit; steps are counted on, and the rate rises anew."""
+    folder = tmp_path / "prior"
+    more = ["--start", str(straight), "--optimization.steps", str(STEPS + 1)]
+    train_toybox.main(command(folder, bank, *more, "--optimization.learning-rate", "1e-9"))
+    assert "100.0% of the weights" in capsys.readouterr().out
+    for old, new in zip(
+        *(jax.tree.leaves(toybox.load(f)[1]) for f in (straight, folder)), strict=True
+    ):
+        np.testing.assert_allclose(new, old, atol=1e-3)
+    told = History.read(folder)
+    assert told.steps == STEPS + 1 and told.pictures == 4 * (STEPS + 1)
+    assert [stage.start for stage in told.stages] == [None, "prior"]
+    with Checkpointer(folder) as checkpoints:
+        assert checkpoints.latest_step() == STEPS + 1
 
 
 def test_diffusers_reads_what_was_trained(straight):
@@ -174,13 +214,18 @@ def refusal(main, argv, capsys):
     return lines[0]
 
 
-def test_a_step_that_is_not_finite_changes_nothing(straight, tmp_path, monkeypatch, capsys):
-    parts = parts_of(straight)
+def test_a_step_that_is_not_finite_changes_nothing(straight, bank, tmp_path, monkeypatch, capsys):
+    parts = parts_of(straight, bank)
     fresh = toybox_model.init_state(parts.networks, parts.config)
     broken = jax.tree.map(jnp.copy, fresh)
     broken.params["unet"]["conv_out"]["bias"] = jnp.full(12, jnp.inf)
     kept, loss = toybox_model.train_step(
-        broken, parts.pictures, SCHEDULE, networks=parts.networks, config=parts.config
+        broken,
+        *parts.batch,
+        SCHEDULE,
+        networks=parts.networks,
+        config=parts.config,
+        block=2,
     )
     assert np.isnan(loss) and int(kept.step) == 0
     for name in ("unet", "text_encoder"):
@@ -195,34 +240,32 @@ def test_a_step_that_is_not_finite_changes_nothing(straight, tmp_path, monkeypat
         return toybox_model.train_step(state, *args, **kwargs)
 
     folder = tmp_path / "prior"
-    folder.mkdir()
-    shutil.copy(straight / "bank.npz", folder)
-    monkeypatch.setattr(train_toybox, "train_step", fail_from_the_tenth)
-    message = refusal(train_toybox.main, command(folder), capsys)
+    monkeypatch.setattr(toybox_loop, "train_step", fail_from_the_tenth)
+    message = refusal(train_toybox.main, command(folder, bank), capsys)
     assert "not finite after step 10" in message
     with Checkpointer(folder) as checkpoints:
         assert checkpoints.latest_step() == 10
     toybox.load(folder)
 
 
-def test_what_makes_no_sense_is_refused(straight, tmp_path, capsys):
+def test_what_makes_no_sense_is_refused(straight, bank, tmp_path, capsys):
     for more, message in (
-        (["--steps", "0"], "--steps must be at least 1"),
-        (["--pictures.size", "16"], "must be the same"),
+        (["--optimization.steps", "0"], "--optimization.steps must be at least 1"),
+        (["--model.block", "3"], "multiple of --model.block"),
+        (["--model.image-size", "16"], "views of 8 pixels; the prior draws 16"),
+        (["--bank", "/nowhere"], "experiments.draw_bank --folder /nowhere"),
         (["--nonsense", "1"], "unknown option --nonsense"),
         (["--vocabulary.categories", "unicorn"], "no 'unicorn'"),
         (["--model.attention", "False", "True"], "levels"),
     ):
         folder = tmp_path / "-".join(more)
-        assert message in refusal(train_toybox.main, command(folder, *more), capsys)
-    changed = refusal(train_toybox.main, command(straight, "--learning-rate", "1e-3"), capsys)
+        assert message in refusal(train_toybox.main, command(folder, bank, *more), capsys)
+    changed = command(straight, bank, "--optimization.learning-rate", "1e-3")
+    changed = refusal(train_toybox.main, changed, capsys)
     assert "begun with other settings (optimization)" in changed
     foreign = tmp_path / "foreign"
-    architecture.write_configs(foreign, SMALL.model, Vocabulary(), train_toybox.build_tokenizer())
-    assert "another origin" in refusal(train_toybox.main, command(foreign), capsys)
-    other = train_toybox.parse(command(straight, "--pictures.views", "13")).settings
-    with pytest.raises(ValueError, match="drawn for other settings"):
-        load_bank(other, lambda *_: None)
+    architecture.write_configs(foreign, SMALL.model, Vocabulary(), toybox_loop.build_tokenizer())
+    assert "another origin" in refusal(train_toybox.main, command(foreign, bank), capsys)
 
 
 def test_help_names_every_setting(capsys):
@@ -230,29 +273,37 @@ def test_help_names_every_setting(capsys):
         train_toybox.main(["--help"])
     text = capsys.readouterr().out
     assert caught.value.code == 0
-    for word in ("--preset", "--steps", "--bfloat16", "--output", "--model.channels", "Ctrl-C"):
+    for word in (
+        "--preset",
+        "--optimization.steps",
+        "--bfloat16",
+        "--output",
+        "--model.channels",
+        "Ctrl-C",
+    ):
         assert word in text
 
 
 def test_presets_are_consistent_and_fit():
-    for settings in (SMALL, FULL):
-        assert settings.model.image_size == settings.pictures.size
-        tokenizer = train_toybox.build_tokenizer()
+    tokenizer = toybox_loop.build_tokenizer()
+    for settings in (SMALL, WHOLE, dataclasses.replace(WHOLE, model=BY_TWO)):
         networks = toybox_model.make_networks(settings.model, tokenizer, jnp.float32)
         shapes = jax.eval_shape(networks.init, jax.random.key(0))
         half = sum(2 * leaf.size for leaf in jax.tree.leaves(shapes))
         assert half < 25e6
-        side = settings.model.image_size // architecture.BLOCK
+        side = settings.model.image_size // settings.model.block
         assert side // 2 ** (len(settings.model.channels) - 1) == 2
         assert np.all(allowed_colours(settings.vocabulary).any(axis=1))
-    assert (
-        train_toybox.parse(["--preset", "full", "--seed", "3"]).settings.vocabulary == Vocabulary()
-    )
+    parsed = train_toybox.parse(["--preset", "small", "--optimization.seed", "3"]).settings
+    assert parsed.vocabulary == SMALL.vocabulary and parsed.optimization.seed == 3
     captions = grid_captions(Vocabulary())
-    assert len(captions) == 12 and sum("held out" in label for label in captions.values()) == 4
+    assert len(captions) == 16 and sum("held out" in label for label in captions.values()) == 6
     for text, label in captions.items():
         scene = Vocabulary().scene(text)
-        assert ((scene.category, scene.colour) in HELD_OUT) == ("held out" in label)
+        triple = (scene.category, scene.modifier, scene.modifier_colour)
+        held_out = (scene.category, scene.colour) in HELD_OUT or triple in HELD_OUT_MODIFIED
+        assert held_out == ("held out" in label)
+    assert sum(Vocabulary().scene(text).modifier is not None for text in captions) == 4
 
 
 def test_the_learning_rate_rises_and_falls():
@@ -260,5 +311,31 @@ def test_the_learning_rate_rises_and_falls():
     rates = np.array([learning_rate(config, step) for step in range(101)])
     expected = [min(1, (s + 1) / 10) * (1 + np.cos(np.pi * s / 100)) / 2 for s in range(101)]
     np.testing.assert_allclose(rates, expected, atol=1e-6)
+    # A cosine at the end alone; none; and a second start at step 40.
+    late = dataclasses.replace(config, decay=20)
+    expected = [
+        min(1, (s + 1) / 10) * (1 + np.cos(np.pi * max(s - 80, 0) / 20)) / 2 for s in range(101)
+    ]
+    np.testing.assert_allclose([learning_rate(late, s) for s in range(101)], expected, atol=1e-6)
+    never = dataclasses.replace(config, decay=0)
+    assert [float(learning_rate(never, s)) for s in (0, 9, 99, 10**6)] == pytest.approx(
+        [0.1, 1, 1, 1]
+    )
+    assert float(learning_rate(never, 44, 40)) == pytest.approx(0.5)
     decays = [float(ema_decay(config, step)) for step in (0, 9, 10**6)]
     np.testing.assert_allclose(decays, [0.1, 10 / 19, 0.9], rtol=1e-6)
+
+
+def test_batches_follow_from_the_step_and_see_a_bank_that_grows(bank, tmp_path):
+    folder = tmp_path / "bank"
+    write_views(folder, ("barrel", None), 0, 2, BankConfig(size=8))
+    settings = train_toybox.parse(command(tmp_path / "prior", folder)).settings
+    batches = Batches(settings, toybox_loop.build_tokenizer())
+    (paints, ids), (again, same) = batches.plan(3), batches.plan(3)
+    np.testing.assert_array_equal(ids, same)
+    np.testing.assert_array_equal(paints.layers, again.layers)
+    assert paints.seed != batches.plan(4)[0].seed
+    write_views(folder, ("barrel", None), 1, 2, BankConfig(size=8))
+    assert batches.bank.count(("barrel", None)) == 2
+    batches.reopen()
+    assert batches.bank.count(("barrel", None)) == 4

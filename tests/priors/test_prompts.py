@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -88,6 +90,35 @@ def test_octants_tell_left_from_right():
     got = text_for(text, cameras(*places), config)
     wanted = np.asarray(text.views)[[names.index(name) for name in places.values()]]
     np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("views", ["octants", "nearest"])
+def test_details_say_height_and_apparent_size(views):
+    config = PromptConfig(views, details=True)
+    names = view_prompts("x", config)
+    text = make_text(len(names))
+    places = {  # azimuth, elevation, focal length; the distance is 1.3.
+        (0, -5, 1.2): "x, front view, seen from below, medium shot",
+        (180, 20, 0.8): "x, back view, at eye level, long shot",
+        (90, 45, 1.35): "x, left view, seen from above, close up",
+        (45, 80, 1.2): "x, overhead view, medium shot",
+        (0, 61, 0.7): "x, overhead view, long shot",
+    }
+    if views == "nearest":
+        places = {place: name.replace("left view", "side view") for place, name in places.items()}
+    looked = cameras(*((a, e) for a, e, _ in places))
+    looked = dataclasses.replace(looked, focal=jnp.array([f for *_, f in places], jnp.float32))
+    got = text_for(text, looked, config)
+    for embedding, name in zip(got, places.values(), strict=True):
+        same = [i for i, known in enumerate(names) if known == name]
+        assert len(same) == (3 if "overhead" in name else 1)
+        assert any(np.array_equal(embedding, text.views[i]) for i in same)
+
+
+def test_details_need_views_one_at_a_time():
+    for views in ("interpolate", "none"):
+        with pytest.raises(ValueError, match="details"):
+            PromptConfig(views, details=True)
 
 
 @pytest.mark.parametrize("angles", [(0, 0), (170, 80)])

@@ -1,3 +1,6 @@
+import dataclasses
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,15 +71,37 @@ def test_a_prior_of_pytorch_loads_and_predicts_the_same(folder):
         assert relative_error(eps[one], expected[one]) < 1e-3
 
 
-def test_space_to_depth_is_an_orthonormal_stack_of_squares():
-    image = np.random.default_rng(0).uniform(size=(2, 6, 4, 3)).astype(np.float32)
-    z = np.asarray(architecture.space_to_depth(jnp.asarray(image)))
-    assert z.shape == (2, 3, 2, 12)
+@pytest.mark.parametrize("block", [2, 4])
+def test_space_to_depth_is_an_orthonormal_stack_of_squares(block):
+    image = np.random.default_rng(0).uniform(size=(2, 3 * block, 2 * block, 3))
+    image = image.astype(np.float32)
+    z = np.asarray(architecture.space_to_depth(jnp.asarray(image), block))
+    assert z.shape == (2, 3, 2, 3 * block**2)
     for row, column in np.ndindex(3, 2):
-        square = image[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
-        np.testing.assert_array_equal(z[:, row, column], square.reshape(2, 12))
-    np.testing.assert_array_equal(architecture.depth_to_space(jnp.asarray(z)), image)
+        rows, columns = (slice(block * at, block * (at + 1)) for at in (row, column))
+        square = image[:, rows, columns]
+        np.testing.assert_array_equal(z[:, row, column], square.reshape(2, -1))
+    np.testing.assert_array_equal(architecture.depth_to_space(jnp.asarray(z), block), image)
     assert np.sum(z**2) == pytest.approx(np.sum(image**2))
+
+
+def test_the_size_of_the_squares_is_kept_in_the_folder(tmp_path):
+    config = dataclasses.replace(CONFIG, block=4, image_size=16, time_width=32)
+    architecture.write_configs(tmp_path, config, VOCABULARY, build_tokenizer())
+    for part, name in zip(torch_pair(tmp_path), ("unet", "text_encoder"), strict=True):
+        part.save_pretrained(tmp_path / name)
+    prior, params = toybox.load(tmp_path)
+    assert (prior.block, prior.image_size) == (4, 16)
+    image = jnp.asarray(np.random.default_rng(0).uniform(size=(1, 16, 16, 3)), jnp.float32)
+    z = prior.encode_image(params, image)
+    assert z.shape == (1, 4, 4, 48)
+    np.testing.assert_allclose(prior.decode_image(params, z), image, atol=1e-6)
+    # Folders of before say nothing: their squares are of 2.
+    known = architecture.read_json(tmp_path / "toybox.json")
+    assert known.pop("block") == 4
+    (tmp_path / "toybox.json").write_text(json.dumps(known))
+    assert toybox.load(tmp_path)[0].block == 2
+    assert "block" not in architecture.read_json(toybox.SHIPPED / "toybox.json")
 
 
 def test_images_are_encoded_to_unit_range_and_decoded_back(folder):

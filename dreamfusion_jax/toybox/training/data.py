@@ -1,23 +1,21 @@
-"""What both trainers of the embedded prior share: settings, pictures, schedules, files."""
+"""What all trainers of the embedded prior share: settings, batches, schedules, captions to show."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
+from jaxtyping import ScalarLike
 from transformers import CLIPTokenizer
 
 from dreamfusion_jax.maths import to_symmetric
-from dreamfusion_jax.pytree import pytree
-from dreamfusion_jax.scene.camera import CameraConfig
-from dreamfusion_jax.scene.lighting import LightingConfig
-from dreamfusion_jax.toybox import architecture, bank
-from dreamfusion_jax.toybox.captions import Vocabulary, caption, caption_table
-from dreamfusion_jax.toybox.world import Scene
+from dreamfusion_jax.toybox import architecture
+from dreamfusion_jax.toybox.bank import Bank, allowed_colours, kinds_of
+from dreamfusion_jax.toybox.captions import WHOLE_WORLD, Vocabulary, caption
+from dreamfusion_jax.toybox.pictures import Paints, PictureConfig, draw_plan, paint
+from dreamfusion_jax.toybox.tokenizer import WordIds
+from dreamfusion_jax.toybox.world import HELD_OUT_MODIFIED, Scene
 
 TIME_POWER = 2 / 3
 """t ~ U^(2/3) leans towards high noise, where the shape of the object is decided."""
@@ -35,10 +33,13 @@ class Optimization:
     """How the weights are found.
 
     Attributes:
-        steps: Length of the training.
+        steps: Number of the last step.
         batch_size: Pictures per step.
         learning_rate: At its highest.
-        warm_up: Steps of linear rise; a cosine takes the rate to zero at the last step.
+        warm_up: Steps of linear rise, from the first step or from a new start.
+        decay: Length of the cosine that takes the rate to zero at the last step; before it
+            the rate is constant. None decays all the way; 0 never, for a training whose
+            length is not known yet.
         ema: Decay of the running mean of the weights, which is what is kept.
         seed: Of everything random.
     """
@@ -47,172 +48,161 @@ class Optimization:
     batch_size: int = 64
     learning_rate: float = 5e-4
     warm_up: int = 300
+    decay: int | None = None
     ema: float = 0.999
     seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """A training of the embedded prior; the defaults are the prior that is shipped.
+    """A training of the embedded prior.
 
     Attributes:
         output: Folder of the prior; training goes on from what is found there.
+        bank: Folder of the traced views, of `experiments.draw_bank`; the folder `bank` of the
+            output if None.
+        start: Folder of a prior whose weights to begin with, as far as they fit.
         save_every: Steps between saved states.
         optimization: How the weights are found.
-        vocabulary: What the prior learns to draw.
+        vocabulary: What the prior learns to draw and to read.
         model: Sizes of the networks.
-        pictures: What the training pictures show.
+        pictures: What is drawn of the views, and what is said of it.
     """
 
     output: Path = Path("outputs/toybox-prior")
+    bank: Path | None = None
+    start: Path | None = None
     save_every: int = 500
-    optimization: Annotated[Optimization, tyro.conf.arg(name="")] = Optimization()
-    vocabulary: Vocabulary = Vocabulary(
+    optimization: Optimization = Optimization()
+    vocabulary: Vocabulary = WHOLE_WORLD
+    model: architecture.MiniatureConfig = architecture.MiniatureConfig()
+    pictures: PictureConfig = PictureConfig()
+
+    @property
+    def bank_folder(self) -> Path:
+        """Where the traced views are."""
+        return self.bank or self.output / "bank"
+
+
+SMALL = Settings(
+    vocabulary=Vocabulary(
         categories=(
             *("car", "duck", "rocket", "snowman", "penguin", "mushroom"),
             *("cactus", "house", "chair", "lamp", "teapot", "ice cream"),
         ),
         colours=("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown"),
         modifiers=(),
-    )
-    model: architecture.MiniatureConfig = architecture.MiniatureConfig()
-    pictures: bank.BankConfig = bank.BankConfig(size=32, views=3500)
-
-
-SMALL = Settings()
-"""The prior that is shipped: a few hours on a CPU."""
-
-FULL = Settings(
-    output=Path("outputs/toybox-prior-full"),
-    save_every=2000,
-    optimization=Optimization(steps=60_000, batch_size=512, warm_up=1000, ema=0.9995),
-    vocabulary=Vocabulary(),
-    model=architecture.MiniatureConfig(
-        image_size=64,
-        channels=(64, 96, 128, 144, 144),
-        attention=(False, False, True, True, False),
     ),
-    pictures=bank.BankConfig(
-        size=64,
-        views=4000,
-        cameras=CameraConfig(gaussians="std"),
-        lighting=LightingConfig(albedo_until=0.0, textureless_probability=0.0),
-    ),
+    pictures=PictureConfig(coloured=0.0),
 )
-"""The whole world under the paper's cameras and lights: for a GPU with 40 GB or more."""
+"""Twelve kinds of toy at 32 x 32 pixels: a few hours on a CPU."""
+
+BY_FOUR = architecture.MiniatureConfig(image_size=64, block=4)
+"""64 x 64 pixels in squares of 4: a UNet as large as that of 32 x 32 in squares of 2."""
+
+BY_TWO = architecture.MiniatureConfig(
+    image_size=64,
+    block=2,
+    channels=(32, 64, 128, 160, 160),
+    attention=(False, False, False, True, False),
+    time_width=256,
+)
+"""64 x 64 pixels in squares of 2, with a thin first level."""
+
+WHOLE = Settings(
+    output=Path("outputs/toybox-prior-whole"),
+    optimization=Optimization(steps=62_500, decay=10_000),
+    model=BY_FOUR,
+)
+"""The whole world at 64 x 64 pixels: 4 million pictures."""
 
 
-@pytree
-class Pictures:
-    """All that a batch is drawn from, on the device.
+class Batches:
+    """Draws the batches of a training: z_0 [B, h, w, C] in [-1, 1], and token ids [B, N].
 
-    Attributes:
-        bank: Traced views.
-        ids: Token ids of every caption; see `CaptionTable`.
-        empty: Token ids of the empty caption.
-        allowed: [categories, colours], true for the pairs that may be shown.
-        palette: [colours, 3] RGB.
-    """
-
-    bank: bank.Bank
-    ids: jax.Array
-    empty: jax.Array
-    allowed: jax.Array
-    palette: jax.Array
-
-
-def load_bank(settings: Settings, report: Callable[[int, int], None]) -> bank.Bank:
-    """Reads the traced views beside the output, or draws and keeps them.
+    The batch of a step follows from seed and step, and from what is in the bank.
 
     Args:
-        settings: What to draw.
-        report: Called with (done, total) after each kind of object that is drawn.
+        settings: Of the training.
+        tokenizer: Of `build_tokenizer`.
 
     Raises:
-        ValueError: The views that are there were drawn for other settings.
+        FileNotFoundError: The bank holds no views that fit.
+        ValueError: They are not of the prior's size.
     """
-    path = settings.output / "bank.npz"
-    names = [f.name for f in dataclasses.fields(bank.Bank)]
-    if not path.exists():
-        # Large chunks fill a GPU; on a CPU small ones stay in its caches.
-        chunk = 16 if jax.default_backend() == "cpu" else 256
-        key = jax.random.key(settings.optimization.seed + 1)
-        drawn = bank.draw_bank(
-            key, settings.vocabulary, settings.pictures, chunk=chunk, report=report
-        )
-        part = path.with_suffix(".part.npz")
-        arrays: dict[str, Any] = {name: np.asarray(getattr(drawn, name)) for name in names}
-        np.savez(part, **arrays)
-        part.replace(path)
-        return drawn
-    with np.load(path) as stored:
-        views = bank.Bank(**{name: jnp.asarray(stored[name]) for name in names})
-    vocabulary, pictures = settings.vocabulary, settings.pictures
-    kinds = len(vocabulary.categories) * (1 + len(vocabulary.modifiers))
-    expected = (kinds * pictures.views, pictures.size, pictures.size, 6)
-    if views.layers.shape != expected:
-        raise ValueError(
-            f"{path} holds views {views.layers.shape}, not {expected}: it was drawn for other "
-            "settings; delete it or choose another --output"
-        )
-    return views
+
+    def __init__(self, settings: Settings, tokenizer: CLIPTokenizer) -> None:
+        self.settings, self.ids = settings, WordIds(tokenizer)
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Looks at the bank again, which may have grown."""
+        folder, size = self.settings.bank_folder, self.settings.model.image_size
+        self.bank = Bank(folder, kinds_of(self.settings.vocabulary))
+        if self.bank.size != size:
+            raise ValueError(
+                f"{folder} holds views of {self.bank.size} pixels; the prior draws {size}"
+            )
+
+    def plan(self, step: int) -> tuple[Paints, np.ndarray]:
+        """What `to_latents` needs, and the token ids."""
+        settings = self.settings
+        rng = np.random.default_rng((settings.optimization.seed, step))
+        count = settings.optimization.batch_size
+        plan = draw_plan(rng, self.bank, settings.vocabulary, count, settings.pictures)
+        return plan.paints, self.ids(plan.captions)
 
 
-def load_pictures(
-    settings: Settings, tokenizer: CLIPTokenizer, report: Callable[[int, int], None]
-) -> Pictures:
-    """The traced views, and the tables that colour and caption them.
-
-    Raises:
-        ValueError: The views that are there were drawn for other settings.
-    """
-    vocabulary = settings.vocabulary
-    table = caption_table(vocabulary, lambda texts: architecture.tokenize(tokenizer, texts))
-    ids, empty = bank.table_arrays(table)
-    return Pictures(
-        load_bank(settings, report),
-        ids,
-        empty,
-        jnp.asarray(bank.allowed_colours(vocabulary)),
-        jnp.asarray(bank.palette_of(vocabulary)),
-    )
+def to_latents(paints: Paints, block: int) -> jax.Array:
+    """Painted pictures as z_0 [B, h, w, 3 block^2] in [-1, 1]; for use inside jit."""
+    return architecture.space_to_depth(to_symmetric(paint(paints)), block)
 
 
-def draw_batch(key: jax.Array, pictures: Pictures, batch_size: int) -> tuple[jax.Array, jax.Array]:
-    """Random z_0 [B, h, w, 12] in [-1, 1] and the token ids [B, N] of their captions."""
-    images, ids = bank.sample_batch(
-        key,
-        pictures.bank,
-        pictures.ids,
-        pictures.empty,
-        pictures.allowed,
-        pictures.palette,
-        batch_size=batch_size,
-    )
-    return architecture.space_to_depth(to_symmetric(images)), ids
+def learning_rate(config: Optimization, step: ScalarLike, begin: ScalarLike = 0) -> jax.Array:
+    """Linear warm-up from step `begin`; constant; then a cosine to zero."""
+    rise = jnp.minimum((jnp.asarray(step) - begin + 1) / max(config.warm_up, 1), 1.0)
+    length = config.steps if config.decay is None else config.decay
+    if length == 0:
+        return config.learning_rate * rise
+    gone = jnp.clip((jnp.asarray(step) - (config.steps - length)) / length, 0.0, 1.0)
+    return config.learning_rate * rise * 0.5 * (1 + jnp.cos(jnp.pi * gone))
 
 
-def learning_rate(config: Optimization, step) -> jax.Array:
-    """Linear warm-up, cosine decay to zero."""
-    rise = jnp.minimum((step + 1) / max(config.warm_up, 1), 1.0)
-    fall = 0.5 * (1 + jnp.cos(jnp.pi * step / config.steps))
-    return config.learning_rate * rise * fall
-
-
-def ema_decay(config: Optimization, step) -> jax.Array:
+def ema_decay(config: Optimization, step: ScalarLike, begin: ScalarLike = 0) -> jax.Array:
     """Decay of the mean of the weights; short at first, so that it forgets where it began."""
-    return jnp.minimum(config.ema, (step + 1) / (step + 10))
+    done = jnp.asarray(step) - begin
+    return jnp.minimum(config.ema, (done + 1) / (done + 10))
 
 
-def grid_captions(vocabulary: Vocabulary, seen: int = 8, unseen: int = 4) -> dict[str, str]:
-    """Captions for a grid of samples, and their labels: pairs of training, then held-out ones."""
+def grid_captions(
+    vocabulary: Vocabulary, seen: int = 8, unseen: int = 4, modified: int = 4
+) -> dict[str, str]:
+    """Captions for a grid of samples, and their labels.
+
+    Pairs of training, then held-out pairs, then objects with modifiers, every other one of
+    them with a held-out triple.
+    """
     captions = {}
     for held_out, rows in ((False, seen), (True, unseen)):
-        pairs = bank.allowed_colours(vocabulary, held_out=held_out)
+        pairs = allowed_colours(vocabulary, held_out=held_out)
         possible = np.flatnonzero(pairs.any(axis=1))
         for row, c in enumerate(possible[:: max(len(possible) // rows, 1)][:rows]):
             colours = np.flatnonzero(pairs[c])
             colour = vocabulary.colours[colours[row % len(colours)]]
             text = caption(Scene(vocabulary.categories[c], colour))
+            captions[text] = f"{text} (held out)" if held_out else text
+    for row in range(modified if vocabulary.modifiers else 0):
+        category = vocabulary.categories[(3 * row + 1) % len(vocabulary.categories)]
+        modifier = vocabulary.modifiers[row // 2 % len(vocabulary.modifiers)]
+        held_out = row % 2 == 1
+        accents = [
+            colour
+            for colour in vocabulary.colours
+            if ((category, modifier, colour) in HELD_OUT_MODIFIED) == held_out
+        ]
+        main = np.flatnonzero(allowed_colours(vocabulary)[vocabulary.categories.index(category)])
+        if accents:
+            colour = vocabulary.colours[main[row % len(main)]]
+            text = caption(Scene(category, colour, modifier, accents[row % len(accents)]))
             captions[text] = f"{text} (held out)" if held_out else text
     return captions

@@ -17,6 +17,7 @@ from dreamfusion_jax.diffusion.unet_config import UNetConfig
 from dreamfusion_jax.maths import expand_to
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.toybox.architecture import MiniatureConfig
+from dreamfusion_jax.toybox.pictures import Paints
 from dreamfusion_jax.toybox.training.data import (
     BETAS,
     CLIP_NORM,
@@ -24,10 +25,9 @@ from dreamfusion_jax.toybox.training.data import (
     TIME_POWER,
     WEIGHT_DECAY,
     Optimization,
-    Pictures,
-    draw_batch,
     ema_decay,
     learning_rate,
+    to_latents,
 )
 
 Params = Any
@@ -50,7 +50,7 @@ class Networks:
         }
 
     def predict(self, params: Params, z: jax.Array, index: jax.Array, ids: jax.Array) -> jax.Array:
-        """The clean z_0 [B, h, w, 12] behind z_t, its step of the schedule and its caption."""
+        """The clean z_0 [B, h, w, C] behind z_t, its step of the schedule and its caption."""
         text, _ = self.text_encoder.apply({"params": params["text_encoder"]}, ids)
         output = self.unet.apply({"params": params["unet"]}, z, index.astype(jnp.float32), text)
         assert isinstance(output, jax.Array)
@@ -82,29 +82,36 @@ class State:
 
     Attributes:
         step: Steps done.
+        begin: Step at which the weights were fresh or another prior's: where the warm-up is.
         params: Weights.
         ema: Their running mean.
         optimizer: optax state.
     """
 
     step: jax.Array
+    begin: jax.Array
     params: Params
     ema: Params
     optimizer: optax.OptState
 
 
-def make_optimizer(config: Optimization) -> optax.GradientTransformation:
-    """AdamW with clipped gradients."""
-    rate = functools.partial(learning_rate, config)
-    adam = optax.adamw(rate, *BETAS, weight_decay=WEIGHT_DECAY)
+def make_optimizer() -> optax.GradientTransformation:
+    """AdamW with clipped gradients, at the rate 1; the step multiplies by its rate."""
+    adam = optax.adamw(1.0, *BETAS, weight_decay=WEIGHT_DECAY)
     return optax.chain(optax.clip_by_global_norm(CLIP_NORM), adam)
 
 
 def init_state(networks: Networks, config: Optimization) -> State:
     """Fresh weights, from the seed."""
     params = networks.init(jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1))
+    return begin_with(params, 0)
+
+
+def begin_with(params: Params, step: int) -> State:
+    """The state at the step at which training begins with given weights."""
     mean = jax.tree.map(jnp.copy, params)  # A copy, because the state is donated.
-    return State(jnp.zeros((), jnp.int32), params, mean, make_optimizer(config).init(params))
+    now, begin = (jnp.full((), step, jnp.int32) for _ in range(2))
+    return State(now, begin, params, mean, make_optimizer().init(params))
 
 
 def clean_image_loss(
@@ -122,7 +129,7 @@ def clean_image_loss(
         networks: What they are weights of.
         schedule: Noise schedule.
         key: Random key of times and noise.
-        z: Clean z_0 [B, h, w, 12].
+        z: Clean z_0 [B, h, w, C].
         ids: Captions y [B, N].
     """
     time_key, noise_key = jax.random.split(key)
@@ -133,39 +140,46 @@ def clean_image_loss(
     return jnp.mean(expand_to(weight, z.ndim) * (predicted - z) ** 2)
 
 
-@functools.partial(jax.jit, static_argnames=("networks", "config"), donate_argnames="state")
+@functools.partial(
+    jax.jit, static_argnames=("networks", "config", "block"), donate_argnames="state"
+)
 def train_step(
     state: State,
-    pictures: Pictures,
+    paints: Paints,
+    ids: jax.Array,
     schedule: NoiseSchedule,
     *,
     networks: Networks,
     config: Optimization,
+    block: int,
 ) -> tuple[State, jax.Array]:
-    """Draws a batch, improves the weights and their mean.
+    """Paints a batch, improves the weights and their mean.
 
     Args:
         state: Donated.
-        pictures: What to draw from; an argument, so that it is not compiled in.
+        paints: The pictures of the batch.
+        ids: Their captions [B, N].
         schedule: Noise schedule.
         networks: What is trained.
         config: How.
+        block: Pixels per side of the squares that become channels.
 
     Returns:
         The next state and the loss. Where the loss or its gradient is not finite, the
         loss is nan and the state is the one before, so that it can still be saved.
     """
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-    batch_key, loss_key = jax.random.split(key)
-    z, ids = draw_batch(batch_key, pictures, config.batch_size)
+    z = to_latents(paints, block)
     loss, gradient = jax.value_and_grad(clean_image_loss)(
-        state.params, networks, schedule, loss_key, z, ids
+        state.params, networks, schedule, key, z, ids
     )
     with jax.numpy_dtype_promotion("standard"):  # optax reckons with the number of the step.
-        update, optimizer = make_optimizer(config).update(gradient, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, update)
-    ema = optax.incremental_update(params, state.ema, 1 - ema_decay(config, state.step))
-    following = State(state.step + 1, params, ema, optimizer)
+        update, optimizer = make_optimizer().update(gradient, state.optimizer, state.params)
+    rate = learning_rate(config, state.step, state.begin)
+    params = jax.tree.map(lambda x, by: x + rate * by, state.params, update)
+    decay = ema_decay(config, state.step, state.begin)
+    ema = optax.incremental_update(params, state.ema, 1 - decay)
+    following = State(state.step + 1, state.begin, params, ema, optimizer)
     finite = jnp.isfinite(loss + optax.tree.norm(gradient))
     kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), following, state)
     return kept, jnp.where(finite, loss, jnp.nan)

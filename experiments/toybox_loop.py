@@ -1,0 +1,325 @@
+"""The training loop of the embedded prior in JAX, without a command line.
+
+Needs no more than jax, flax, optax, orbax, numpy and transformers' tokenizer, so that it runs
+on machines that have nothing else; grids of samples are drawn where Pillow is.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.numpy import save_file
+
+from dreamfusion_jax.diffusion.checkpoints.weights import load_params, save_params
+from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
+from dreamfusion_jax.priors.sampling import sample_texts
+from dreamfusion_jax.priors.toybox import ToyboxPrior
+from dreamfusion_jax.runs.checkpoint import Checkpointer, load_config, save_config
+from dreamfusion_jax.toybox import architecture
+from dreamfusion_jax.toybox.tokenizer import build_tokenizer
+from dreamfusion_jax.toybox.training.data import Batches, Settings, grid_captions
+from dreamfusion_jax.toybox.training.model import (
+    State,
+    begin_with,
+    init_state,
+    make_networks,
+    train_step,
+)
+from experiments.toybox_history import History
+from experiments.toybox_start import read_weights, start_from
+
+GRID_VIEWS = ("front view", "left view", "back view", "right view", "overhead view")
+
+
+@dataclasses.dataclass(frozen=True)
+class Running:
+    """What to show and to keep while a prior is trained.
+
+    Attributes:
+        bfloat16: Compute in half precision: much faster on a GPU, no faster on most CPUs.
+        log_every: Steps between reports of the loss.
+        sample_every: Steps between grids of sampled pictures, in the folder samples/; 0 for none.
+        guidance_weight: omega of those samples.
+        sample_steps: Denoising steps of those samples.
+        minutes: After so many, save and stop as after Ctrl-C; 0 for never.
+    """
+
+    bfloat16: bool = False
+    log_every: int = 20
+    sample_every: int = 1000
+    guidance_weight: float = 3.0
+    sample_steps: int = 25
+    minutes: float = 0.0
+
+
+def open_folder(settings: Settings, bfloat16: bool) -> None:
+    """Makes the output folder, or makes sure that it is of the same training.
+
+    Raises:
+        ValueError: It holds something else.
+    """
+    free = ("output", "bank", "save_every")
+    folder, values = settings.output, dataclasses.asdict(settings)
+    decisive = {name: value for name, value in values.items() if name not in free}
+    decisive = json.loads(json.dumps({**decisive, "bfloat16": bfloat16}, default=str))
+    if (folder / "config.json").exists():
+        begun = load_config(folder)
+        changed = [name for name in decisive if begun.get(name) != decisive[name]]
+        if changed:
+            raise ValueError(
+                f"{folder} was begun with other settings ({', '.join(changed)}): "
+                "give the same ones, or another --output"
+            )
+    elif (folder / "model_index.json").exists():
+        raise ValueError(f"{folder} holds a prior of another origin; choose another --output")
+    else:
+        save_config(folder, decisive)
+
+
+@contextlib.contextmanager
+def deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Lets Ctrl-C finish the step in hand; a second one ends at once.
+
+    Yields:
+        A function that says whether Ctrl-C was pressed.
+    """
+    pressed = []
+
+    def press(*_: object) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(True)
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class Training:
+    """The loop: trains, reports, saves, and draws samples.
+
+    Args:
+        settings: What to train.
+        running: What to show meanwhile.
+
+    Raises:
+        FileNotFoundError: There are no traced views to colour.
+    """
+
+    def __init__(self, settings: Settings, running: Running) -> None:
+        self.settings, self.running = settings, running
+        self.folder, self.console = settings.output, Console()
+        self.tokenizer = build_tokenizer()
+        self.batches = Batches(settings, self.tokenizer)
+        architecture.write_configs(self.folder, settings.model, settings.vocabulary, self.tokenizer)
+        dtype = jnp.bfloat16 if running.bfloat16 else jnp.float32
+        self.networks = make_networks(settings.model, self.tokenizer, dtype)
+        self.schedule = NoiseSchedule.from_config(architecture.SCHEDULER)
+        self.history = History.read(self.folder)
+        self.start: str | None = None
+        self.prior = ToyboxPrior(
+            unet=self.networks.unet,
+            schedule=self.schedule,
+            text_encoder=self.networks.text_encoder,
+            tokenizer=self.tokenizer,
+            vocabulary=settings.vocabulary,
+            image_size=settings.model.image_size,
+            block=settings.model.block,
+        )
+
+    def run(self) -> None:
+        """Trains to the last step, to Ctrl-C, or until the time is over.
+
+        Raises:
+            ValueError: The loss was not finite.
+            CheckpointError: The saved state cannot be read.
+            SystemExit: It was stopped before the last step (code 130).
+        """
+        began, every = time.monotonic(), self.running.sample_every
+        with Checkpointer(self.folder) as checkpoints, deferred_interrupt() as interrupted:
+            state = self._begin(checkpoints)
+            first, total = int(state.step), self.settings.optimization.steps
+            self.history.enter(self.settings, first, len(self.batches.bank.kinds), self.start)
+            with _Report(self.console, first, total, self._batch_size) as report:
+                for step, batch in enumerate(self._plans(first, total), first + 1):
+                    state, loss = self._improve(state, batch)
+                    report.add(loss)
+                    late = 0 < 60 * self.running.minutes < time.monotonic() - began
+                    stopping = interrupted() or late
+                    saving = step % self.settings.save_every == 0 or step == total or stopping
+                    if saving or step % self.running.log_every == 0:
+                        self._check_finite(report.write(step), state, checkpoints)
+                        self.history.add(step, report.mean, report.speed)
+                    if saving:
+                        self._save(state, checkpoints)
+                    if every and (step == total or step % every == 0):
+                        self._draw_samples(state, step)
+                    if stopping and step < total:
+                        print("stopped; the same command goes on from here", file=sys.stderr)
+                        raise SystemExit(130)
+        self.console.print(f"done: {self.folder}")
+
+    def _plans(self, first: int, total: int) -> Iterator[tuple]:
+        """The batches of steps, each drawn on the host while the one before is learned from."""
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            following = pool.submit(self.batches.plan, first)
+            for step in range(first, total):
+                batch = following.result()
+                if step + 1 < total:
+                    following = pool.submit(self.batches.plan, step + 1)
+                yield batch
+
+    def _improve(self, state: State, batch: tuple) -> tuple[State, jax.Array]:
+        paints, ids = batch
+        return train_step(
+            state,
+            paints,
+            ids,
+            self.schedule,
+            networks=self.networks,
+            config=self.settings.optimization,
+            block=self.settings.model.block,
+        )
+
+    def _begin(self, checkpoints: Checkpointer) -> State:
+        """The state saved last, or another prior's weights, or fresh ones."""
+        fresh = functools.partial(init_state, self.networks, self.settings.optimization)
+        if checkpoints.latest_step() is not None:
+            state = checkpoints.restore(jax.eval_shape(fresh))
+            self.console.print(f"going on from step {int(state.step)}")
+            return state
+        if self.settings.start is None:
+            return fresh()
+        return self._begin_with_weights_of(self.settings.start, fresh())
+
+    def _begin_with_weights_of(self, start: Path, fresh: State) -> State:
+        """Writes the weights to begin with, and reads them as a trained prior's are read."""
+        self._write_weights(fresh.params, jnp.float32)
+        unet, text, share = start_from(
+            start, *read_weights(self.folder), self.settings.model.block, self.tokenizer
+        )
+        self.console.print(f"{share:.1%} of the weights are those of {start}")
+        self.history, self.start = History.read(start), start.name
+        parts = {"unet": unet, "text_encoder": text}
+        for name, weights in parts.items():
+            save_file(weights, self.folder / name / "model.safetensors", metadata={"format": "pt"})
+        params = {
+            name: load_params(
+                self.folder / name / "model.safetensors", getattr(self.networks, name)
+            )
+            for name in parts
+        }
+        (self.folder / "unet/model.safetensors").unlink()
+        return begin_with(params, self.history.steps)
+
+    @property
+    def _batch_size(self) -> int:
+        return self.settings.optimization.batch_size
+
+    def _check_finite(self, loss: float, state: State, checkpoints: Checkpointer) -> None:
+        if not np.isfinite(loss):
+            self._save(state, checkpoints)
+            raise ValueError(
+                f"the loss or its gradient is not finite after step {int(state.step)}; the "
+                "state before is saved: lower the learning rate and train into another --output"
+            )
+
+    def _save(self, state: State, checkpoints: Checkpointer) -> None:
+        """Writes the mean weights in half precision, the history, and the state to go on from."""
+        self._write_weights(state.ema, jnp.float16)
+        self.history.leave(int(state.step), len(self.batches.bank.kinds))
+        self.history.write(self.folder)
+        if int(state.step) > (checkpoints.latest_step() or 0):
+            checkpoints.save(int(state.step), state)
+
+    def _write_weights(self, params, dtype) -> None:
+        file = self.folder / "unet/diffusion_pytorch_model.safetensors"
+        save_params(params["unet"], file, dtype=dtype)
+        file = self.folder / "text_encoder/model.safetensors"
+        save_params(params["text_encoder"], file, dtype=dtype)
+
+    def _draw_samples(self, state: State, step: int) -> None:
+        """Writes a grid of pictures that the mean weights draw; the same noise every time."""
+        rows = grid_captions(self.settings.vocabulary)
+        images = sample_texts(
+            jax.random.key(0),
+            self.prior,
+            state.ema,
+            [f"{text}, {view}" for text in rows for view in GRID_VIEWS],
+            steps=self.running.sample_steps,
+            guidance_weight=self.running.guidance_weight,
+        )
+        size = self.prior.image_size
+        table = images.reshape(len(rows), len(GRID_VIEWS), size, size, 3)
+        path = self.folder / "samples" / f"{step:06d}.png"
+        path.parent.mkdir(exist_ok=True)
+        write_grid(path, table, [*rows.values()])
+
+
+def write_grid(path: Path, table: jax.Array, labels: list[str]) -> None:
+    """Writes a table of pictures as PNG; without Pillow as the array, in a .npy file."""
+    try:
+        from dreamfusion_jax.looks.media import contact_sheet, enlarge, save_png
+    except ImportError:
+        np.save(path.with_suffix(".npy"), np.asarray(255 * table).astype(np.uint8))
+    else:
+        save_png(path, contact_sheet(enlarge(table), labels))
+
+
+class _Report(contextlib.AbstractContextManager):
+    """The progress bar: step, mean loss since the last report, images per second, time left."""
+
+    def __init__(self, console: Console, first: int, total: int, batch_size: int) -> None:
+        self.console, self.batch_size, self.losses = console, batch_size, []
+        self.step, self.mean, self.began = first, float("nan"), (first, 0.0)
+        self.speed = 0.0
+        self.bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self.task = self.bar.add_task("", total=total, completed=first, note="compiling")
+
+    def __enter__(self) -> "_Report":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def add(self, loss: jax.Array) -> None:
+        """Takes the loss of a step, without waiting for it."""
+        self.losses.append(loss)
+        if self.began[1] == 0.0:
+            loss.block_until_ready()  # The clock starts when all is compiled.
+            self.began = (self.step + 1, time.perf_counter())
+
+    def write(self, step: int) -> float:
+        """Waits for the steps so far, shows them, and returns the mean loss."""
+        if self.losses:
+            self.mean = float(np.mean(jax.device_get(self.losses)))
+            images = (step - self.began[0]) * self.batch_size
+            self.speed = images / (time.perf_counter() - self.began[1])
+            note = f"loss {self.mean:.4f}  {self.speed:.0f} images/s"
+            self.bar.update(self.task, completed=step, note=note)
+            if not self.console.is_terminal:
+                self.console.print(f"step {step} {note}")
+            self.step, self.losses = step, []
+        return self.mean

@@ -1,0 +1,69 @@
+"""The trainer for bare machines: imports, pieces, and the way from a bank to weights."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dreamfusion_jax.priors import toybox
+from dreamfusion_jax.toybox.bank import BankConfig, write_views
+from experiments import train_toybox_gpu
+from experiments.toybox_history import History
+
+ROOT = Path(__file__).parent.parent
+
+BARE = """
+import importlib.abc, importlib.util, sys
+ABSENT = {"jaxtyping", "tyro", "mediapy", "imageio_ffmpeg", "diffusers", "torch", "skimage"}
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ABSENT:
+            raise ModuleNotFoundError(name)
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name in ABSENT else found(name, *more)
+sys.meta_path.insert(0, Absent())
+from experiments import train_toybox_gpu
+train_toybox_gpu.main(sys.argv[1:])
+"""
+
+
+def test_pieces_are_small_and_join_to_the_same_files(tmp_path):
+    folder = tmp_path / "prior"
+    pieces = train_toybox_gpu.split(toybox.SHIPPED, tmp_path / "pieces", size=5_000_000)
+    assert max(piece.stat().st_size for piece in pieces) <= 5_000_000 and len(pieces) > 5
+    train_toybox_gpu.main(["join", "--pieces", str(tmp_path / "pieces"), "--output", str(folder)])
+    for file in (path for path in folder.rglob("*") if path.is_file()):
+        assert file.read_bytes() == (toybox.SHIPPED / file.relative_to(folder)).read_bytes()
+    assert toybox.load(folder)[0].vocabulary == toybox.load()[0].vocabulary
+    (tmp_path / "pieces" / "piece-000").unlink()
+    with pytest.raises(FileNotFoundError):
+        train_toybox_gpu.join(tmp_path / "pieces", folder)
+
+
+def test_it_trains_on_a_bare_machine_and_goes_on(tmp_path):
+    """A child in which what such a machine lacks cannot be imported; two calls, then a stop."""
+    bank = tmp_path / "bank"
+    write_views(bank, ("barrel", None), 0, 4, BankConfig(size=8))
+    options = {"bank": bank, "output": tmp_path / "prior", "size": 8, "batch-size": 2}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    words += ["--block", "2", "--channels", "16", "--attention", "0", "--float32"]
+    command = [sys.executable, "-c", BARE, "train", *words, "--steps", "3", "--save-every", "2"]
+    for minutes in ("1e-6", "9"):
+        subprocess.run([*command, "--minutes", minutes], cwd=ROOT, check=True)
+    told = History.read(tmp_path / "prior")
+    assert told.steps == 3 and told.stages[-1].times_resumed == 1
+    prior, params = toybox.load(tmp_path / "prior")
+    assert np.isfinite(prior.encode_text(params, ["a blurry picture"])).all()
+
+
+def test_drawing_is_shared_between_workers(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        train_toybox_gpu, "write_views", lambda folder, kind, chunk, *_: drawn.append((kind, chunk))
+    )
+    for worker in range(7):
+        words = ["draw", "--bank", str(tmp_path), "--workers", "7", "--worker", str(worker)]
+        train_toybox_gpu.main([*words, "--chunks", "2"])
+    assert len(drawn) == len(set(drawn)) == 240
