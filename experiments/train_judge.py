@@ -29,13 +29,13 @@ import tyro
 from dreamfusion_jax.evaluation.judge import Judge, Verdict, save_judge
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.runs.checkpoint import Checkpointer, load_config, save_config
+from dreamfusion_jax.runs.loop import Moment, Stopped, Values, iterate, stop_on_signals
 from dreamfusion_jax.toybox.pictures import Numbers, Paints, paint
 from dreamfusion_jax.toybox.tokenizer import WordIds, build_tokenizer
 from dreamfusion_jax.toybox.training.data import Optimization, learning_rate
-from experiments.command_line import one_line_errors
+from experiments.command_line import one_line_errors, say
 from experiments.judge_data import Arguments, Labels, augment, draw
 from experiments.judge_exam import arguments_bank, describe, examine, passes, rank_captions
-from experiments.toybox_loop import deferred_interrupt
 
 
 @pytree
@@ -99,7 +99,8 @@ def train_step(
         return naming_loss(verdict, labels) + 0.3 * matching_loss(odds, labels.true)
 
     loss, gradient = jax.value_and_grad(loss_of)(state.params)
-    update, optimizer = make_optimizer().update(gradient, state.optimizer, state.params)
+    with jax.numpy_dtype_promotion("standard"):  # optax reckons with the number of the step.
+        update, optimizer = make_optimizer().update(gradient, state.optimizer, state.params)
     config = Optimization(steps=arguments.steps, learning_rate=arguments.learning_rate, warm_up=100)
     rate = learning_rate(config, state.step)
     params = jax.tree.map(lambda x, by: x + rate * by, state.params, update)
@@ -118,29 +119,38 @@ def train(arguments: Arguments) -> State:
     open_folder(arguments)
     bank, ids_of = arguments_bank(arguments, unseen=False), WordIds(build_tokenizer())
     judge, began, losses = Judge(arguments.judge), time.perf_counter(), []
-    with Checkpointer(arguments.output) as checkpoints, deferred_interrupt() as interrupted:
+
+    def advance(state: State) -> tuple[State, Values]:
+        rng = np.random.default_rng((arguments.seed, int(state.step) + 1))
+        paints, labels = draw(rng, bank, arguments, ids_of)
+        state, loss = train_step(state, paints, labels, arguments=arguments)
+        return state, {"loss": loss}
+
+    with Checkpointer(arguments.output) as checkpoints, stop_on_signals() as stop:
         state = init_state(arguments)
         if checkpoints.latest_step() is not None:
             state = checkpoints.restore(state)
         first = int(state.step)
-        for step in range(first + 1, arguments.steps + 1):
-            rng = np.random.default_rng((arguments.seed, step))
-            paints, labels = draw(rng, bank, arguments, ids_of)
-            state, loss = train_step(state, paints, labels, arguments=arguments)
-            losses.append(float(loss))
-            last = step == arguments.steps or interrupted()
-            if last or step % arguments.report_every == 0:
-                if not np.isfinite(losses[-1]):
-                    raise ValueError(f"the loss is not finite at step {step}")
-                checkpoints.save(step, state)
-                save_judge(arguments.output, judge, state.ema)
-                speed = (step - first) * arguments.batch_size / (time.perf_counter() - began)
-                mean = np.mean(losses)
-                print(f"step {step} loss {mean:.3f} {speed:.0f} pictures/s", flush=True)
-                losses.clear()
-            if interrupted():
-                print("stopped; the same command goes on from here", file=sys.stderr)
-                raise SystemExit(130)
+
+        def watch(moment: Moment[State]) -> None:
+            losses.append(float(moment.values["loss"]))
+            if not (moment.last or moment.stopping or moment.due(arguments.report_every)):
+                return
+            if not np.isfinite(losses[-1]):
+                raise ValueError(f"the loss is not finite at step {moment.step}")
+            checkpoints.save(moment.step, moment.state)
+            save_judge(arguments.output, judge, moment.state.ema)
+            done = (moment.step - first) * arguments.batch_size
+            speed = done / (time.perf_counter() - began)
+            say(f"step {moment.step} loss {np.mean(losses):.3f} {speed:.0f} pictures/s")
+            losses.clear()
+
+        try:
+            total = arguments.steps
+            state = iterate(advance, state, first=first, total=total, observers=[watch], stop=stop)
+        except Stopped as stopped:
+            print("stopped; the same command goes on from here", file=sys.stderr)
+            raise SystemExit(128 + stopped.signal) from None
     save_judge(arguments.output, judge, state.ema)
     return state
 

@@ -18,8 +18,8 @@ from typing import Annotated, Literal
 import tyro
 
 from dreamfusion_jax.toybox.training.data import SMALL, WHOLE, Settings
+from dreamfusion_jax.toybox.training.loop import Running, Training, open_folder
 from experiments.command_line import one_line_errors
-from experiments.toybox_loop import Running, Training, open_folder
 
 PRESETS = {"whole": WHOLE, "small": SMALL}
 

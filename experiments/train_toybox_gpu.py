@@ -26,7 +26,7 @@ stand_in()
 
 from dreamfusion_jax.toybox.bank import BankConfig, kinds_of, write_views  # noqa: E402
 from dreamfusion_jax.toybox.training.data import WHOLE, Optimization, Settings  # noqa: E402
-from experiments.toybox_loop import Running, Training, open_folder  # noqa: E402
+from dreamfusion_jax.toybox.training.loop import Running, Training, open_folder  # noqa: E402
 
 PIECE = 20_000_000
 """Largest size of a piece, bytes."""

@@ -41,9 +41,9 @@ from dreamfusion_jax.toybox.training.data import (
     learning_rate,
     to_latents,
 )
+from dreamfusion_jax.toybox.training.history import History
+from dreamfusion_jax.toybox.training.start import start_from
 from experiments.torch_samples import draw_grid, losses_by_time
-from experiments.toybox_history import History
-from experiments.toybox_start import start_from
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int, Key
 from safetensors.numpy import load_file, save_file
 
 from dreamfusion_jax.diffusion.clip import ClipTextConfig, TextTower, TowerConfig
+from dreamfusion_jax.maths import to_symmetric
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.scene.views import VIEWS
 from dreamfusion_jax.toybox.architecture import space_to_depth
@@ -243,10 +244,7 @@ def load_judge(folder: Path = SHIPPED) -> tuple[Judge, Params]:
         ValueError: Its parameters do not fit its configuration.
     """
     if not ((folder / _CONFIG).is_file() and (folder / _WEIGHTS).is_file()):
-        raise FileNotFoundError(
-            f"{folder} holds no judge; train one with "
-            f"`python -m experiments.train_judge --output {folder}`"
-        )
+        raise FileNotFoundError(f"{folder} holds no judge; experiments.train_judge trains one")
     values: dict[str, Any] = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
     values |= {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
     judge = Judge(JudgeConfig(**values))

@@ -207,8 +207,7 @@ class Bank:
                 self._facts.setdefault(kind, []).append(np.load(file))
         if not self._facts:
             raise FileNotFoundError(
-                f"{folder} holds no traced views; draw some with "
-                f"`python -m experiments.draw_bank --folder {folder}`"
+                f"{folder} holds no traced views; experiments.draw_bank draws some"
             )
         self.kinds = tuple(self._facts)
         self.size = int(self._pictures[self.kinds[0]][0].shape[1])

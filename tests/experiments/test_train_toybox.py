@@ -17,6 +17,7 @@ from dreamfusion_jax.runs.checkpoint import Checkpointer
 from dreamfusion_jax.toybox import architecture
 from dreamfusion_jax.toybox.bank import BankConfig, allowed_colours, write_views
 from dreamfusion_jax.toybox.captions import Vocabulary
+from dreamfusion_jax.toybox.training import loop as toybox_loop
 from dreamfusion_jax.toybox.training import model as toybox_model
 from dreamfusion_jax.toybox.training.data import (
     BY_TWO,
@@ -29,9 +30,9 @@ from dreamfusion_jax.toybox.training.data import (
     learning_rate,
     to_latents,
 )
+from dreamfusion_jax.toybox.training.history import History
 from dreamfusion_jax.toybox.world import HELD_OUT, HELD_OUT_MODIFIED
-from experiments import sample, toybox_loop, train_toybox
-from experiments.toybox_history import History
+from experiments import sample, train_toybox
 
 STEPS = 24
 SCHEDULE = NoiseSchedule.from_config(architecture.SCHEDULER)

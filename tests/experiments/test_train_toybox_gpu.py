@@ -9,8 +9,8 @@ import pytest
 
 from dreamfusion_jax.priors import toybox
 from dreamfusion_jax.toybox.bank import BankConfig, write_views
+from dreamfusion_jax.toybox.training.history import History
 from experiments import train_toybox_gpu
-from experiments.toybox_history import History
 
 ROOT = Path(__file__).parent.parent
 

@@ -6,8 +6,8 @@ import torch
 
 from dreamfusion_jax.priors import toybox
 from dreamfusion_jax.toybox.bank import BankConfig, write_views
+from dreamfusion_jax.toybox.training.history import History
 from experiments import torch_samples, train_toybox_torch
-from experiments.toybox_history import History
 
 
 @pytest.fixture(scope="module")

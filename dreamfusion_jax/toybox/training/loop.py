@@ -11,7 +11,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,9 +27,11 @@ from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
 from dreamfusion_jax.priors.sampling import sample_texts
 from dreamfusion_jax.priors.toybox import ToyboxPrior
 from dreamfusion_jax.runs.checkpoint import Checkpointer, load_config, save_config
+from dreamfusion_jax.runs.loop import Moment, Stopped, Values, iterate, stop_on_signals
 from dreamfusion_jax.toybox import architecture
 from dreamfusion_jax.toybox.tokenizer import build_tokenizer
 from dreamfusion_jax.toybox.training.data import Batches, Settings, grid_captions
+from dreamfusion_jax.toybox.training.history import History
 from dreamfusion_jax.toybox.training.model import (
     State,
     begin_with,
@@ -37,8 +39,7 @@ from dreamfusion_jax.toybox.training.model import (
     make_networks,
     train_step,
 )
-from experiments.toybox_history import History
-from experiments.toybox_start import read_weights, start_from
+from dreamfusion_jax.toybox.training.start import read_weights, start_from
 
 GRID_VIEWS = ("front view", "left view", "back view", "right view", "overhead view")
 
@@ -80,33 +81,12 @@ def open_folder(settings: Settings, bfloat16: bool) -> None:
         if changed:
             raise ValueError(
                 f"{folder} was begun with other settings ({', '.join(changed)}): "
-                "give the same ones, or another --output"
+                "give the same ones, or another folder"
             )
     elif (folder / "model_index.json").exists():
-        raise ValueError(f"{folder} holds a prior of another origin; choose another --output")
+        raise ValueError(f"{folder} holds a prior of another origin; choose another folder")
     else:
         save_config(folder, decisive)
-
-
-@contextlib.contextmanager
-def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Lets Ctrl-C finish the step in hand; a second one ends at once.
-
-    Yields:
-        A function that says whether Ctrl-C was pressed.
-    """
-    pressed = []
-
-    def press(*_: object) -> None:
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(True)
-
-    before = signal.signal(signal.SIGINT, press)
-    try:
-        yield lambda: bool(pressed)
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 class Training:
@@ -149,29 +129,45 @@ class Training:
             CheckpointError: The saved state cannot be read.
             SystemExit: It was stopped before the last step (code 130).
         """
-        began, every = time.monotonic(), self.running.sample_every
-        with Checkpointer(self.folder) as checkpoints, deferred_interrupt() as interrupted:
+        began, limit = time.monotonic(), 60 * self.running.minutes
+        with Checkpointer(self.folder) as checkpoints, stop_on_signals() as signalled:
             state = self._begin(checkpoints)
             first, total = int(state.step), self.settings.optimization.steps
             self.history.enter(self.settings, first, len(self.batches.bank.kinds), self.start)
+            batches = self._plans(first, total)
+
+            def stop() -> int:
+                late = 0 < limit < time.monotonic() - began
+                return signalled() or (signal.SIGINT if late else 0)
+
             with _Report(self.console, first, total, self._batch_size) as report:
-                for step, batch in enumerate(self._plans(first, total), first + 1):
-                    state, loss = self._improve(state, batch)
-                    report.add(loss)
-                    late = 0 < 60 * self.running.minutes < time.monotonic() - began
-                    stopping = interrupted() or late
-                    saving = step % self.settings.save_every == 0 or step == total or stopping
-                    if saving or step % self.running.log_every == 0:
-                        self._check_finite(report.write(step), state, checkpoints)
-                        self.history.add(step, report.mean, report.speed)
-                    if saving:
-                        self._save(state, checkpoints)
-                    if every and (step == total or step % every == 0):
-                        self._draw_samples(state, step)
-                    if stopping and step < total:
-                        print("stopped; the same command goes on from here", file=sys.stderr)
-                        raise SystemExit(130)
+                try:
+                    iterate(
+                        lambda state: self._improve(state, next(batches)),
+                        state,
+                        first=first,
+                        total=total,
+                        observers=[lambda moment: self._watch(moment, report, checkpoints)],
+                        stop=stop,
+                    )
+                except Stopped:
+                    print("stopped; the same command goes on from here", file=sys.stderr)
+                    raise SystemExit(130) from None
         self.console.print(f"done: {self.folder}")
+
+    def _watch(self, moment: Moment[State], report: "_Report", checkpoints: Checkpointer) -> None:
+        """Reports, saves and draws when their turn has come."""
+        report.add(moment.values["loss"])
+        saving = moment.due(self.settings.save_every) or moment.last or moment.stopping
+        if saving or moment.due(self.running.log_every):
+            mean = report.write(moment.step)
+            self._check_finite(mean, moment.state, checkpoints)
+            self.history.add(moment.step, report.mean, report.speed)
+        if saving:
+            self._save(moment.state, checkpoints)
+        every = self.running.sample_every
+        if every and (moment.last or moment.due(every)):
+            self._draw_samples(moment.state, moment.step)
 
     def _plans(self, first: int, total: int) -> Iterator[tuple]:
         """The batches of steps, each drawn on the host while the one before is learned from."""
@@ -183,9 +179,9 @@ class Training:
                     following = pool.submit(self.batches.plan, step + 1)
                 yield batch
 
-    def _improve(self, state: State, batch: tuple) -> tuple[State, jax.Array]:
+    def _improve(self, state: State, batch: tuple) -> tuple[State, Values]:
         paints, ids = batch
-        return train_step(
+        state, loss = train_step(
             state,
             paints,
             ids,
@@ -194,6 +190,7 @@ class Training:
             config=self.settings.optimization,
             block=self.settings.model.block,
         )
+        return state, {"loss": loss}
 
     def _begin(self, checkpoints: Checkpointer) -> State:
         """The state saved last, or another prior's weights, or fresh ones."""
@@ -235,7 +232,7 @@ class Training:
             self._save(state, checkpoints)
             raise ValueError(
                 f"the loss or its gradient is not finite after step {int(state.step)}; the "
-                "state before is saved: lower the learning rate and train into another --output"
+                "state before is saved: lower the learning rate and train into another folder"
             )
 
     def _save(self, state: State, checkpoints: Checkpointer) -> None:

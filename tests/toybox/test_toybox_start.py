@@ -7,7 +7,7 @@ from dreamfusion_jax.priors import toybox
 from dreamfusion_jax.toybox.architecture import MiniatureConfig, write_configs
 from dreamfusion_jax.toybox.captions import WHOLE_WORLD
 from dreamfusion_jax.toybox.tokenizer import build_tokenizer
-from experiments.toybox_start import _spread, read_weights, start_text, start_unet
+from dreamfusion_jax.toybox.training.start import _spread, read_weights, start_text, start_unet
 
 
 @pytest.fixture(scope="module")
