@@ -9,7 +9,7 @@ import sys
 import types
 from typing import Any
 
-ANNOTATIONS = "jaxtyping"
+ANNOTATIONS, LAZY = "jaxtyping", "lazy_loader"
 
 
 class _Anything(type):
@@ -25,16 +25,22 @@ class _Anything(type):
 
 
 def stand_in() -> list[str]:
-    """Puts a stand-in for jaxtyping into place if it is not installed.
+    """Puts stand-ins for jaxtyping and lazy_loader into place where they are not installed.
 
     Returns:
         Names of what was put into place.
     """
-    if importlib.util.find_spec(ANNOTATIONS) is not None:
-        return []
-    module = types.ModuleType(ANNOTATIONS)
     anything = _Anything("Anything", (), {})
     # Every name that is asked for is a type that takes any subscript.
-    module.__getattr__ = lambda _: anything  # pyright: ignore[reportAttributeAccessIssue]
-    sys.modules[ANNOTATIONS] = module
-    return [ANNOTATIONS]
+    annotations = types.ModuleType(ANNOTATIONS)
+    annotations.__getattr__ = lambda _: anything  # pyright: ignore[reportAttributeAccessIssue]
+    # The package then has no names of its own, only modules.
+    lazy = types.ModuleType(LAZY)
+    lazy.attach_stub = lambda *_: (_no_name, list, [])  # pyright: ignore[reportAttributeAccessIssue]
+    missing = [m for m in (annotations, lazy) if importlib.util.find_spec(m.__name__) is None]
+    sys.modules |= {module.__name__: module for module in missing}
+    return [module.__name__ for module in missing]
+
+
+def _no_name(name: str) -> Any:
+    raise AttributeError(name)

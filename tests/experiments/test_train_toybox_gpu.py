@@ -12,11 +12,12 @@ from dreamfusion_jax.toybox.bank import BankConfig, write_views
 from dreamfusion_jax.toybox.training.history import History
 from experiments import train_toybox_gpu
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 BARE = """
 import importlib.abc, importlib.util, sys
 ABSENT = {"jaxtyping", "tyro", "mediapy", "imageio_ffmpeg", "diffusers", "torch", "skimage"}
+ABSENT |= {"lazy_loader", "cattrs", "trimesh"}
 class Absent(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in ABSENT:
