@@ -1,14 +1,20 @@
 """Metadata, dependencies and extras of dreamfusion_jax."""
 
 import pathlib
+import re
 
 from setuptools import find_packages, setup
 
-README = pathlib.Path(__file__).parent / "README.md"
+ROOT = pathlib.Path(__file__).parent
+README = ROOT / "README.md"
+VERSION = re.search(
+    '^__version__ = "(.*)"$', (ROOT / "dreamfusion_jax" / "__init__.py").read_text("utf-8"), re.M
+)
+assert VERSION is not None
 
 setup(
     name="dreamfusion_jax",
-    version="0.1.0",
+    version=VERSION[1],
     description="DreamFusion in JAX and Flax: text to 3D by score distillation sampling",
     long_description=README.read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -19,9 +25,11 @@ setup(
     package_data={
         "dreamfusion_jax": [
             "py.typed",
+            "__init__.pyi",
             *(f"weights/**/*.{suffix}" for suffix in ("json", "txt", "md", "png", "safetensors")),
         ]
     },
+    entry_points={"console_scripts": ["dreamfusion-jax = experiments.run:main"]},
     install_requires=[
         "cattrs>=25.1",
         "filelock>=3.16",
@@ -51,6 +59,7 @@ setup(
         "test": [
             "beartype>=0.22",
             "diffusers>=0.40",
+            "peft>=0.18",
             "pre-commit>=4.0",
             "pyright[nodejs]>=1.1.400",
             "pytest>=8.0",

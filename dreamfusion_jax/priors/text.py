@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from transformers import CLIPTokenizer, T5Tokenizer
 
+from dreamfusion_jax.caches import user_cache
 from dreamfusion_jax.devices import device_errors, host_device
 from dreamfusion_jax.diffusion.checkpoints.checkpoint import Checkpoint
 from dreamfusion_jax.diffusion.checkpoints.tensors import WeightsError
@@ -48,8 +48,7 @@ _Tokenizer = TypeVar("_Tokenizer", CLIPTokenizer, T5Tokenizer)
 
 def default_cache() -> Path:
     """The user's folder for embeddings, in $XDG_CACHE_HOME or ~/.cache."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "dreamfusion_jax" / "embeddings"
+    return user_cache("embeddings")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
