@@ -131,6 +131,8 @@ def _check(arguments: Arguments) -> Arguments:
     """Folds --steps into the configuration, and refuses what makes no sense."""
     if not arguments.prompt.strip():
         raise UsageError("the prompt is empty; try --prompt 'a red mushroom'")
+    if arguments.seed < 0:
+        raise UsageError(f"--seed must not be negative, not {arguments.seed}")
     if arguments.steps is None:
         return arguments
     try:

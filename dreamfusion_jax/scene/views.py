@@ -61,13 +61,13 @@ def octant_index(azimuth: Float[Array, "*batch"]) -> Int[Array, "*batch"]:
 def height_index(elevation: Float[Array, "*batch"]) -> Int[Array, "*batch"]:
     """Index into `HEIGHTS`."""
     low, high = _EYE_LEVEL
-    return (elevation >= low).astype(jnp.int32) + (elevation > high)
+    return (elevation >= low).astype(jnp.int32) + (elevation > high).astype(jnp.int32)
 
 
 def framing_index(size: Float[Array, "*batch"]) -> Int[Array, "*batch"]:
     """Index into `FRAMINGS` for an apparent size: focal length over distance to the origin."""
     low, high = _MEDIUM_SHOT
-    return (size >= low).astype(jnp.int32) + (size > high)
+    return (size >= low).astype(jnp.int32) + (size > high).astype(jnp.int32)
 
 
 def view_weights(

@@ -77,7 +77,7 @@ def test_the_full_judge_fits_into_three_megabytes() -> None:
 
 
 def test_missing_and_foreign_weights_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"python -m experiments\.train_judge"):
+    with pytest.raises(FileNotFoundError, match=r"experiments\.train_judge"):
         load_judge(tmp_path)
     judge = Judge(TINY)
     save_judge(tmp_path, judge, judge.init(jax.random.key(0)))

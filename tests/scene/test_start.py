@@ -32,7 +32,7 @@ def opacities(model, seed):
             params,
             cast_rays(camera, SIZE, SIZE),
             plain_albedo(),
-            variance=train.variance(0),
+            variance=train.variance(0, train.steps),
             key=jitter_key,
             train_fraction=0.0,
         )

@@ -260,12 +260,16 @@ class _Alphas:
         except ValueError as error:
             raise WeightsError(f"{file} is damaged: its metadata are not JSON") from error
         for key, value in said.items():
-            if key.endswith((".use_dora", ".use_rslora")) and value:
+            if key.split(".")[-1] in ("use_dora", "use_rslora") and value:
                 raise WeightsError(f"{file} says {key.split('.')[-1]}, which is not read")
         return cls(said)
 
     def __call__(self, part: str, module: str, rank: int) -> float:
-        for pattern, alpha in (self.said.get(f"{part}.alpha_pattern") or {}).items():
+        for pattern, alpha in (self._find(part, "alpha_pattern") or {}).items():
             if re.match(rf"(.*\.)?({pattern})$", module):
                 return float(alpha)
-        return float(self.said.get(f"{part}.lora_alpha") or rank)
+        return float(self._find(part, "lora_alpha") or rank)
+
+    def _find(self, part: str, name: str) -> Any:
+        """A pipeline's file names the component before each setting, a model's own does not."""
+        return self.said.get(f"{part}.{name}", self.said.get(name))
