@@ -73,16 +73,18 @@ class Checkpointer:
     def __init__(self, folder: str | pathlib.Path, keep: int = 2):
         self.folder = pathlib.Path(folder)
         self.keep = keep
+        self._failed = False
 
     def __enter__(self) -> "Checkpointer":
-        self._hook = sys.unraisablehook
+        self._hook, self._failed = sys.unraisablehook, False
         sys.unraisablehook = self._ignore_closed_loops
         return self
 
     def __exit__(self, *_: object) -> None:
         if "_manager" in vars(self):
             self._manager.close()
-        sys.unraisablehook = self._hook
+        if not self._failed:  # Threads that were cut off may still have something to report.
+            sys.unraisablehook = self._hook
 
     def _ignore_closed_loops(self, unraisable: Any) -> None:
         """After a failure, threads of orbax report to an event loop that is closed by then.
@@ -120,6 +122,7 @@ class Checkpointer:
         try:
             self._manager.save(step, args=ocp.args.StandardSave(_flatten(state)))
         except Exception as error:  # orbax documents no exceptions for what a disk refuses.
+            self._failed = True
             kept = "there is none before" if latest is None else f"that of step {latest} is kept"
             raise CheckpointError(
                 f"checkpoint {step} cannot be written to {self.folder} "
@@ -210,6 +213,7 @@ class Checkpointer:
         try:
             return read()
         except Exception as error:  # orbax documents no exceptions for damaged files.
+            self._failed = True
             raise DamagedCheckpointError(
                 f"checkpoint {step} in {self.folder} cannot be read: {_first_line(error)}"
             ) from error

@@ -254,7 +254,7 @@ def test_what_makes_no_sense_is_refused(straight, bank, tmp_path, capsys):
         (["--optimization.steps", "0"], "--optimization.steps must be at least 1"),
         (["--model.block", "3"], "multiple of --model.block"),
         (["--model.image-size", "16"], "views of 8 pixels; the prior draws 16"),
-        (["--bank", "/nowhere"], "experiments.draw_bank --folder /nowhere"),
+        (["--bank", "/nowhere"], "/nowhere holds no traced views"),
         (["--nonsense", "1"], "unknown option --nonsense"),
         (["--vocabulary.categories", "unicorn"], "no 'unicorn'"),
         (["--model.attention", "False", "True"], "levels"),
