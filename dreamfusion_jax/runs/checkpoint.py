@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -19,6 +20,14 @@ _T = TypeVar("_T")
 
 _FULL = 1 << 20
 """Bytes; with less room than this a disk is called full."""
+
+
+_ASYNCIO = logging.getLogger("asyncio")
+
+
+def _was_awaited(record: logging.LogRecord) -> bool:
+    """A log filter: of many reads that fail, orbax awaits the first and asyncio logs the others."""
+    return "exception was never retrieved" not in record.getMessage()
 
 
 class CheckpointError(ValueError):
@@ -78,13 +87,15 @@ class Checkpointer:
     def __enter__(self) -> "Checkpointer":
         self._hook, self._failed = sys.unraisablehook, False
         sys.unraisablehook = self._ignore_closed_loops
+        _ASYNCIO.addFilter(_was_awaited)
         return self
 
     def __exit__(self, *_: object) -> None:
         if "_manager" in vars(self):
             self._manager.close()
-        if not self._failed:  # Threads that were cut off may still have something to report.
+        if not self._failed:  # What was cut off may still have something to report.
             sys.unraisablehook = self._hook
+            _ASYNCIO.removeFilter(_was_awaited)
 
     def _ignore_closed_loops(self, unraisable: Any) -> None:
         """After a failure, threads of orbax report to an event loop that is closed by then.
