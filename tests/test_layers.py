@@ -11,7 +11,7 @@ PACKAGE = "dreamfusion_jax"
 ROOT = pathlib.Path(__file__).parent.parent / PACKAGE
 
 FLOORS = [
-    ["pytree", "maths", "caches", "checks"],
+    ["pytree", "maths", "caches", "checks", "files"],
     ["schedules", "devices"],
     ["scene", "diffusion"],
     ["priors"],

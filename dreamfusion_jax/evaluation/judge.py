@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int, Key
 from safetensors.numpy import load_file, save_file
 
 from dreamfusion_jax.diffusion.clip import ClipTextConfig, TextTower, TowerConfig
+from dreamfusion_jax.files import write_whole
 from dreamfusion_jax.maths import to_symmetric
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.scene.views import VIEWS
@@ -229,9 +230,7 @@ def save_judge(folder: Path, judge: Judge, params: Params) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     leaves = flatten_dict(params, sep="/")
     half = {name: np.asarray(leaf, np.float16) for name, leaf in leaves.items()}
-    part = folder / f"{_WEIGHTS}.part"
-    save_file(half, part)
-    part.replace(folder / _WEIGHTS)
+    write_whole(folder / _WEIGHTS, lambda part: save_file(half, part))
     config = json.dumps(dataclasses.asdict(judge.config), indent=2)
     (folder / _CONFIG).write_text(config + "\n", encoding="utf-8")
 

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from dreamfusion_jax.files import write_whole
+
 _State = TypeVar("_State")
 _T = TypeVar("_T")
 
@@ -38,9 +40,7 @@ def save_config(folder: str | pathlib.Path, config: dict[str, Any]) -> None:
     """Writes config.json into a run's folder, which is made if needed, in one stroke."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / "config.json.tmp"
-    temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / "config.json")  # noqa: PTH105 (atomic also on Windows)
+    write_whole(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
 
 
 def load_config(folder: str | pathlib.Path) -> dict[str, Any]:

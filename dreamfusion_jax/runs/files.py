@@ -1,8 +1,7 @@
-"""A run's folder: what is in it, who may write it, and files that are whole or not there."""
+"""A run's folder: what is in it, and who may write it."""
 
 import contextlib
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
@@ -15,26 +14,6 @@ LAST = MESH
 """What a finished run has written last."""
 
 _LOCK = ".lock"
-
-
-def write_whole(path: Path, content: bytes | Callable[[Path], object]) -> None:
-    """Writes a file under another name and renames it once it is whole.
-
-    Args:
-        path: Its name.
-        content: The bytes, or a function that writes them to the path it is given.
-    """
-    part = path.with_name(f".part-{path.name}")
-    try:
-        if isinstance(content, bytes):
-            part.write_bytes(content)
-        else:
-            content(part)
-        os.replace(part, path)  # noqa: PTH105 (atomic also on Windows)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise
 
 
 @contextlib.contextmanager

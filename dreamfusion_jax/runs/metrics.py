@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dreamfusion_jax.runs.files import write_whole
+from dreamfusion_jax.files import write_whole
 from dreamfusion_jax.runs.loop import Moment
 
 EVERY = 10

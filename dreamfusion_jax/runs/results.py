@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from dreamfusion_jax.export.mesh import save_mesh
+from dreamfusion_jax.files import write_whole
 from dreamfusion_jax.looks.media import contact_sheet, save_png, save_video, side_by_side
 from dreamfusion_jax.presets import OutputConfig
-from dreamfusion_jax.runs.files import MESH, PREVIEW, SCENE, TURNTABLE, write_whole
+from dreamfusion_jax.runs.files import MESH, PREVIEW, SCENE, TURNTABLE
 from dreamfusion_jax.runs.trained_scene import TrainedScene
 
 _PREVIEW_VIEWS = 8

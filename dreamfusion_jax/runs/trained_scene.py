@@ -13,12 +13,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from dreamfusion_jax.export.mesh import extract_mesh
+from dreamfusion_jax.files import write_whole
 from dreamfusion_jax.looks.latents import Decoder, scene_colours
 from dreamfusion_jax.looks.views import Looks, look_around
 from dreamfusion_jax.presets import OutputConfig
 from dreamfusion_jax.priors.loading import load_prior
 from dreamfusion_jax.runs.checkpoint import Checkpointer, CheckpointError, load_config
-from dreamfusion_jax.runs.files import write_whole
 from dreamfusion_jax.runs.settings import RunSettings, from_json, read_settings, to_json
 from dreamfusion_jax.scene.camera import Camera
 from dreamfusion_jax.scene.fields.grid import GridField

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
+from dreamfusion_jax.files import write_whole
 from dreamfusion_jax.scene.camera import CameraConfig, sample_camera
 from dreamfusion_jax.scene.lighting import LightingConfig, sample_lighting
 from dreamfusion_jax.toybox.captions import Vocabulary
@@ -154,10 +155,7 @@ def write_views(folder: Path, kind: Kind, chunk: int, count: int, config: BankCo
     number = jnp.asarray(numbers[1])
     found = trace_views(key, number, category=category, config=config, count=count, at_once=at_once)
     for file, values in zip((pictures, facts), found, strict=True):
-        part = file.with_suffix(".part")
-        with part.open("wb") as stream:
-            np.save(stream, np.asarray(values))
-        part.replace(file)
+        write_whole(file, functools.partial(np.save, arr=np.asarray(values)))
     return True
 
 

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
+from dreamfusion_jax.files import write_whole
 from dreamfusion_jax.runs.checkpoint import CheckpointError
-from dreamfusion_jax.runs.files import locked, write_whole
+from dreamfusion_jax.runs.files import locked
 
 HOLD = """
 import pathlib, sys, time

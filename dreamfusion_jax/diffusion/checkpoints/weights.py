@@ -24,6 +24,7 @@ from dreamfusion_jax.diffusion.checkpoints.tensors import (
     WeightsError,
     open_tensors,
 )
+from dreamfusion_jax.files import write_whole
 
 Params = dict[str, Any]
 """A nested dictionary of arrays, as `model.apply({"params": params}, ...)` takes it."""
@@ -131,10 +132,8 @@ def save_params(params: Params, file: Path | str, *, dtype: Any = jnp.float16) -
     `file` appears, or changes, only when it is complete.
     """
     file = Path(file)
-    part = file.with_name(f"{file.name}.part")
     leaves = {_name(p): _to_torch(p, x, np.dtype(dtype)) for p, x in _flatten(params).items()}
-    save_file(leaves, part, metadata={"format": "pt"})
-    part.replace(file)
+    write_whole(file, lambda part: save_file(leaves, part, metadata={"format": "pt"}))
 
 
 def param_shapes(model: CheckpointModel) -> Params:

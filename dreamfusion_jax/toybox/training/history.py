@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dreamfusion_jax.files import write_whole
 from dreamfusion_jax.toybox.training.data import Settings
 
 FILE = "training.json"
@@ -95,6 +96,5 @@ class History:
         values = dataclasses.asdict(self)
         rows = ",\n".join("    " + json.dumps(row) for row in values.pop("losses"))
         text = json.dumps({"pictures": self.pictures, "steps": self.steps, **values}, indent=2)
-        part = folder / f"{FILE}.part"
-        part.write_text(text[:-2] + f',\n  "losses": [\n{rows}\n  ]\n}}\n')
-        part.replace(folder / FILE)
+        text = text[:-2] + f',\n  "losses": [\n{rows}\n  ]\n}}\n'
+        write_whole(folder / FILE, text.encode())
