@@ -15,7 +15,6 @@ from types import TracebackType
 
 from dreamfusion_jax.distillation.train import Model, TrainState, init_state, train_step
 from dreamfusion_jax.looks.latents import Decoder
-from dreamfusion_jax.priors.loading import load_prior
 from dreamfusion_jax.priors.prior import Prior, PriorParams, encode_prompts
 from dreamfusion_jax.runs.checkpoint import Checkpointer, CheckpointError, load_config, save_config
 from dreamfusion_jax.runs.files import CONFIG, LAST, METRICS, locked
@@ -254,13 +253,7 @@ class _Keeper:
 
 def _load(settings: RunSettings, say: Say) -> LoadedPrior:
     say(f"loading the prior {settings.prior}" + (f" ({settings.weights})" * bool(settings.weights)))
-    return load_prior(
-        settings.prior,
-        settings.prompt,
-        settings.weights,
-        latent=settings.config.scene.latent,
-        image_size=settings.image_size,
-    )
+    return settings.load_prior()
 
 
 def load_finished(folder: Path) -> tuple[RunSettings, TrainedScene]:
