@@ -54,7 +54,8 @@ setup(
         "tyro>=1.0",
     ],
     extras_require={
-        "cuda": ["jax[cuda13]"],
+        "cuda12": ["jax[cuda12]"],
+        "cuda13": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
         "test": [
             "beartype>=0.22",

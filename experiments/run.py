@@ -25,7 +25,7 @@ from dreamfusion_jax.runs.loop import Stopped
 from dreamfusion_jax.runs.progress import Reporter
 from dreamfusion_jax.runs.run import Run, RunExistsError, Say, run_folder
 from dreamfusion_jax.runs.settings import RunSettings
-from experiments.command_line import UsageError, one_line_errors, parsed
+from experiments.command_line import UsageError, one_line_errors, parsed, say_devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,6 +211,7 @@ def main(argv: list[str] | None = None) -> None:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         if arguments.compilation_cache:
             keep_compiled_programs()
+        say_devices(reporter.say)
         with open_run(arguments, reporter.say) as run:
             try:
                 scene = run.train([reporter])
