@@ -60,6 +60,7 @@ setup(
             "beartype>=0.22",
             "diffusers>=0.40",
             "peft>=0.18",
+            "playwright>=1.50",
             "pre-commit>=4.0",
             "pyright[nodejs]>=1.1.400",
             "pytest>=8.0",
