@@ -18,7 +18,8 @@ from dreamfusion_jax.checks import check_count
 from dreamfusion_jax.runs.loop import stop_on_signals
 from dreamfusion_jax.runs.trained_scene import TrainedScene
 from dreamfusion_jax.viewer.painter import Sizes
-from dreamfusion_jax.viewer.viewer import PORT, Viewer
+from dreamfusion_jax.viewer.server import PORT
+from dreamfusion_jax.viewer.viewer import Viewer
 from experiments.command_line import UsageError, one_line_errors, parsed, say
 
 _POLL = 0.1

@@ -45,7 +45,11 @@ class Shown:
     t: Float[Array, "V"]
 
 
-@functools.partial(jax.jit, static_argnames=("model", "config"))
+# Asked so rarely that half the time to compile counts for more than the speed, which is the same.
+_QUICKLY_COMPILED = {"xla_backend_optimization_level": 1}
+
+
+@functools.partial(jax.jit, static_argnames=("model", "config"), compiler_options=_QUICKLY_COMPILED)
 def show(
     params: Params,
     carry: Carry,

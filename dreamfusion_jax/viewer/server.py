@@ -5,11 +5,16 @@ import io
 import socket
 from typing import TYPE_CHECKING
 
+from dreamfusion_jax.checks import MissingExtraError
+
 if TYPE_CHECKING:
     import viser
 
 LOCAL = "127.0.0.1"
 """Seen from this machine alone."""
+
+PORT = 8080
+"""Where a page is served if nothing else is said."""
 
 
 class PortError(ValueError):
@@ -26,15 +31,13 @@ def open_server(host: str, port: int, title: str) -> "viser.ViserServer":
 
     Raises:
         PortError: The port is taken, or the address is not this machine's.
-        ModuleNotFoundError: viser is not installed.
+        MissingExtraError: viser is not installed.
     """
     port = _free_port(host, port)
     try:
         import viser
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "the viewer needs viser: pip install 'dreamfusion_jax[viewer]'"
-        ) from error
+        raise MissingExtraError("the viewer", "viewer") from error
     with contextlib.redirect_stdout(io.StringIO()):  # It prints a box of addresses.
         server = viser.ViserServer(host=host, port=port, label=title, verbose=False)
     if server.get_port() != port:  # Another program was quicker; viser took the next one.

@@ -16,12 +16,11 @@ from dreamfusion_jax.viewer.baked import RESOLUTION
 from dreamfusion_jax.viewer.controls import Lamp, MeshBeside, Paint
 from dreamfusion_jax.viewer.drawing import DrawnScene, Interrupted
 from dreamfusion_jax.viewer.painter import SIZES, Painter, Sizes, Subject
-from dreamfusion_jax.viewer.server import LOCAL, address_of, open_server
+from dreamfusion_jax.viewer.server import LOCAL, PORT, address_of, open_server
 
 if TYPE_CHECKING:
     import viser
 
-PORT = 8080
 _DISTANCE, _FOCAL, _AZIMUTH, _ELEVATION = 2.5, 1.1, 30.0, 20.0
 """Of the first camera: radii from the origin, window heights, degrees."""
 _FRAMES, _FPS = 48, 24.0
@@ -40,7 +39,7 @@ class Viewer:
 
     Raises:
         PortError: The port is taken, or the address is not this machine's.
-        ModuleNotFoundError: viser is not installed.
+        MissingExtraError: viser is not installed.
     """
 
     def __init__(
