@@ -14,10 +14,9 @@ from pathlib import Path
 import tyro
 
 from dreamfusion_jax.caches import keep_compiled_programs
-from dreamfusion_jax.checks import check_count
 from dreamfusion_jax.runs.loop import stop_on_signals
 from dreamfusion_jax.runs.trained_scene import TrainedScene
-from dreamfusion_jax.viewer.painter import Sizes
+from dreamfusion_jax.viewer.painter import SIZES, Sizes
 from dreamfusion_jax.viewer.server import PORT
 from dreamfusion_jax.viewer.viewer import Viewer
 from experiments.command_line import UsageError, one_line_errors, parsed, say
@@ -34,19 +33,13 @@ class Arguments:
         runs: Folders of runs, or scene.safetensors files.
         host: Address to listen at; 0.0.0.0 lets other machines in.
         port: 0 takes any that is free.
-        coarse: Height and width of the picture while it moves, pixels.
-        fine: The same when it is still.
+        sizes: Of the pictures.
     """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     host: str = "127.0.0.1"
     port: int = PORT
-    coarse: int = Sizes.coarse
-    fine: int = Sizes.fine
-
-    def __post_init__(self) -> None:
-        check_count(self, "coarse", "fine", least=16)
-        check_count(self, "port", least=0)
+    sizes: Sizes = SIZES
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -58,10 +51,11 @@ def main(argv: list[str] | None = None) -> None:
         keep_compiled_programs()
         scenes = _read(arguments.runs)
         radius = max(scene.model.sampling.radius for scene in scenes.values())
-        sizes = Sizes(arguments.coarse, arguments.fine)
         with (
             stop_on_signals() as stop,
-            Viewer("dreamfusion_jax", radius, arguments.host, arguments.port, sizes) as viewer,
+            Viewer(
+                "dreamfusion_jax", radius, arguments.host, arguments.port, arguments.sizes
+            ) as viewer,
         ):
             viewer.offer(scenes)
             say(f"{viewer.address} (Ctrl-C ends)")

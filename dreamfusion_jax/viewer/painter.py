@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 import numpy as np
 
+from dreamfusion_jax.checks import check_count
 from dreamfusion_jax.scene.camera import Camera
 from dreamfusion_jax.scene.lighting import Lighting
 from dreamfusion_jax.viewer.drawing import DrawnScene, Interrupted, Picture
@@ -36,10 +37,16 @@ class Sizes:
     Attributes:
         coarse: While it moves.
         fine: When it is still.
+
+    Raises:
+        SettingError: One of them is smaller than 16.
     """
 
     coarse: int = 128
     fine: int = 256
+
+    def __post_init__(self) -> None:
+        check_count(self, "coarse", "fine", least=16)
 
 
 SIZES = Sizes()

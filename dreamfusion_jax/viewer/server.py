@@ -41,10 +41,16 @@ def open_server(host: str, port: int, title: str) -> "viser.ViserServer":
     with contextlib.redirect_stdout(io.StringIO()):  # It prints a box of addresses.
         server = viser.ViserServer(host=host, port=port, label=title, verbose=False)
     if server.get_port() != port:  # Another program was quicker; viser took the next one.
-        server.stop()
+        close_server(server)
         raise PortError(f"port {port} of {host} is taken by another program")
     server.gui.configure_theme(control_width="medium", show_logo=False, show_share_button=False)
     return server
+
+
+def close_server(server: "viser.ViserServer") -> None:
+    """Ends all connections and gives the port back."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        server.stop()
 
 
 def address_of(server: "viser.ViserServer") -> str:

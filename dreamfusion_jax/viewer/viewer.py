@@ -16,7 +16,7 @@ from dreamfusion_jax.viewer.baked import RESOLUTION
 from dreamfusion_jax.viewer.controls import Lamp, MeshBeside, Paint
 from dreamfusion_jax.viewer.drawing import DrawnScene, Interrupted
 from dreamfusion_jax.viewer.painter import SIZES, Painter, Sizes, Subject
-from dreamfusion_jax.viewer.server import LOCAL, PORT, address_of, open_server
+from dreamfusion_jax.viewer.server import LOCAL, PORT, address_of, close_server, open_server
 
 if TYPE_CHECKING:
     import viser
@@ -91,7 +91,7 @@ class Viewer:
     def close(self) -> None:
         """Closes all windows' connections and the port."""
         self.painter.end()
-        self.server.stop()
+        close_server(self.server)
 
     def __enter__(self) -> "Viewer":
         return self
