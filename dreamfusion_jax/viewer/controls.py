@@ -119,7 +119,7 @@ class MeshBeside:
     """
 
     def __init__(self, server: "viser.ViserServer", wanted: Callable[[], None]) -> None:
-        self._server, self._wanted = server, wanted
+        self._server, self._wanted, self._shown = server, wanted, False
         self._box = server.gui.add_checkbox("mesh beside it", False)
         self._box.on_update(lambda _: self.renew())
 
@@ -138,9 +138,17 @@ class MeshBeside:
         """
         if self._box.value:
             self._server.scene.add_mesh_trimesh("/mesh", mesh, position=(0.0, offset, 0.0))
-            for client in self._server.get_clients().values():
-                client.camera.look_at = np.array([0.0, 0.5 * offset, 0.0])
+            self._look_beside(0.5 * offset)
+            self._shown = True
 
     def hide(self) -> None:
         """Takes it away."""
-        self._server.scene.remove_by_name("/mesh")
+        if self._shown:
+            self._server.scene.remove_by_name("/mesh")
+            self._look_beside(0.0)
+            self._shown = False
+
+    def _look_beside(self, offset: float) -> None:
+        """Turns all windows to a point beside the scene."""
+        for client in self._server.get_clients().values():
+            client.camera.look_at = np.array([0.0, offset, 0.0])

@@ -5,6 +5,7 @@ import dataclasses
 import math
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -190,14 +191,15 @@ class Painter(threading.Thread):
                 )
             except Interrupted:
                 return
-        if window.client.client_id not in self._windows:  # It was closed meanwhile.
-            return
-        window.client.scene.set_background_image(
-            picture.painted(subject.kind, drawn.radius),
-            format="jpeg",
-            jpeg_quality=92 if stage else 80,
-            depth=picture.plane_depth,
-        )
+        with warnings.catch_warnings():
+            # It may have been closed meanwhile, which viser remarks upon.
+            warnings.filterwarnings("ignore", "Queued a .* on a closed connection")
+            window.client.scene.set_background_image(
+                picture.painted(subject.kind, drawn.radius),
+                format="jpeg",
+                jpeg_quality=92 if stage else 80,
+                depth=picture.plane_depth,
+            )
         if stage == 0:
             self._times.append(time.monotonic() - begun)
         if window.moved == moved:

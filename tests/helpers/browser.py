@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 DESKTOP, PHONE = (1280, 800), (390, 844)
 """Width and height of windows, pixels."""
 
+_PATIENCE = 120_000
+"""Milliseconds: without a GPU, on a busy machine, a picture may take half a minute."""
+
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _SWITCHES = (
     *("--no-sandbox", "--disable-gpu", "--use-gl=angle", "--use-angle=swiftshader"),
@@ -59,6 +62,7 @@ def opened(browser: "Browser", address: str, size: tuple[int, int] = DESKTOP) ->
     """A window of a size with the page of an address, whose requests and errors are noted."""
     width, height = size
     context = browser.new_context(viewport={"width": width, "height": height})
+    context.set_default_timeout(_PATIENCE)
     page = context.new_page()
     requests, errors = _OPENED[page] = ([], [])
     page.on("request", lambda request: requests.append(request.url))

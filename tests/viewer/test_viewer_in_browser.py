@@ -26,8 +26,10 @@ from PIL import Image
 
 pytestmark = pytest.mark.browser
 
-VIEW = {"x": 100, "y": 200, "width": 700, "height": 500}
-"""Part of the window that no panel covers."""
+WINDOW = (760, 440)
+"""Small: it is drawn without a GPU."""
+VIEW = {"x": 20, "y": 150, "width": 400, "height": 280}
+"""Part of it that no panel covers."""
 
 
 def begin(*words):
@@ -63,9 +65,9 @@ def colour_in(page, colour):
 
 
 def drag(page, by):
-    page.mouse.move(450, 500)
+    page.mouse.move(250, 350)
     page.mouse.down()
-    page.mouse.move(450 + by, 500, steps=8)
+    page.mouse.move(250 + by, 350, steps=8)
     page.mouse.up()
 
 
@@ -88,7 +90,7 @@ def page(tmp_path_factory):
         *("--sizes.coarse", "48", "--sizes.fine", "96"),
     )
     try:
-        with chromium() as browser, opened(browser, address) as window:
+        with chromium() as browser, opened(browser, address, WINDOW) as window:
             window.wait_for_selector("canvas", timeout=60_000)
             wait_until(window, lambda: colour_in(window, 0) > 0.02, 120)
             yield window
