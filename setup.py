@@ -26,6 +26,7 @@ setup(
         "dreamfusion_jax": [
             "py.typed",
             "__init__.pyi",
+            "pages/templates/*.html",
             *(f"weights/**/*.{suffix}" for suffix in ("json", "txt", "md", "png", "safetensors")),
         ]
     },
@@ -38,6 +39,7 @@ setup(
         "imageio-ffmpeg>=0.5,<0.8",  # 0.8 carries ffmpeg 9, with which mediapy cannot read.
         "jax>=0.10",
         "jaxtyping>=0.3",
+        "jinja2>=3.1",
         "lazy-loader>=0.4",
         "mediapy>=1.2",
         "numpy>=2.0",
@@ -57,17 +59,22 @@ setup(
         "cuda12": ["jax[cuda12]"],
         "cuda13": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
+        "viewer": ["viser>=1.1"],
+        "tensorboard": ["tensorboardX>=2.6"],
         "test": [
             "beartype>=0.22",
             "diffusers>=0.40",
             "peft>=0.18",
+            "playwright>=1.50",
             "pre-commit>=4.0",
             "pyright[nodejs]>=1.1.400",
             "pytest>=8.0",
             "pytest-xdist>=3.6",
             "ruff>=0.12",
             "scipy>=1.14",
+            "tensorboardX>=2.6",
             "torch==2.13.0",
+            "viser>=1.1",
         ],
     },
 )

@@ -19,7 +19,7 @@ FLOORS = [
     ["presets"],
     ["looks", "export"],
     ["runs"],
-    ["evaluation"],
+    ["evaluation", "pages", "viewer"],
     ["__init__"],
 ]
 FLOOR = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}

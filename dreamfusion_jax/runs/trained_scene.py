@@ -1,7 +1,9 @@
 """A trained scene: what everything after training takes, whatever trained it."""
 
 import dataclasses
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,16 +84,17 @@ class TrainedScene:
             decoder=self.decoder,
         )
 
-    def mesh(self, resolution: int = 96, *, cameras: Camera | None = None) -> "Trimesh":
-        """The surface of the scene with vertex colours; see `export.mesh.extract_mesh`.
+    def query(
+        self, cameras: Camera | None = None
+    ) -> Callable[[Float[Array, "P 3"]], tuple[Float[Array, "P"], Float[Array, "P 3"]]]:
+        """A function from points to their density, per world unit, and colour.
 
         Args:
-            resolution: Samples along each axis of the grid of marching cubes.
             cameras: [V] views of a latent scene that its colours are taken from; None for
                 eight around it.
 
         Raises:
-            ValueError: The scene is empty, or latent without a decoder.
+            ValueError: A latent scene without a decoder.
         """
         colours = None
         if self.model.latent:
@@ -108,9 +111,23 @@ class TrainedScene:
             density, albedo = self.model.field(params["field"], points, spread)
             return density, albedo if colours is None else colours(albedo)
 
+        return functools.partial(query, self.params)
+
+    def mesh(self, resolution: int = 96, *, cameras: Camera | None = None) -> "Trimesh":
+        """The surface of the scene with vertex colours; see `export.mesh.extract_mesh`.
+
+        Args:
+            resolution: Samples along each axis of the grid of marching cubes.
+            cameras: [V] views of a latent scene that its colours are taken from; None for
+                eight around it.
+
+        Raises:
+            ValueError: The scene is empty, or latent without a decoder.
+        """
+        query = self.query(cameras)
         return extract_mesh(
-            lambda points: query(self.params, points)[0],
-            lambda points: query(self.params, points)[1],
+            lambda points: query(points)[0],
+            lambda points: query(points)[1],
             radius=self.model.sampling.radius,
             resolution=resolution,
         )
