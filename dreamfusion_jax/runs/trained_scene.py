@@ -12,9 +12,9 @@ from jaxtyping import Array, Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from dreamfusion_jax.export.mesh import extract_mesh
+from dreamfusion_jax.export.mesh import MeshConfig, extract_mesh
 from dreamfusion_jax.files import write_whole
-from dreamfusion_jax.looks.latents import Decoder, scene_colours
+from dreamfusion_jax.looks.latents import ColourMap, Decoder, scene_colours
 from dreamfusion_jax.looks.views import Looks, look_around
 from dreamfusion_jax.presets import OutputConfig
 from dreamfusion_jax.priors.loading import load_prior
@@ -83,25 +83,42 @@ class TrainedScene:
             decoder=self.decoder,
         )
 
-    def mesh(self, resolution: int = 96, *, cameras: Camera | None = None) -> "Trimesh":
-        """The surface of the scene with vertex colours; see `export.mesh.extract_mesh`.
+    def colours(self, cameras: Camera | None = None) -> ColourMap | None:
+        """What makes colours of a latent scene's points; None for all others.
 
         Args:
-            resolution: Samples along each axis of the grid of marching cubes.
-            cameras: [V] views of a latent scene that its colours are taken from; None for
-                eight around it.
+            cameras: [V] views that it is fitted to; None for eight around the scene.
+
+        Raises:
+            ValueError: A latent scene without a decoder.
+        """
+        if not self.model.latent:
+            return None
+        if self.decoder is None:
+            raise ValueError("a latent scene is looked at through a decoder")
+        cameras = OutputConfig().cameras(_COLOUR_VIEWS) if cameras is None else cameras
+        return scene_colours(
+            self.decoder, self.model, self.params, cameras, variance=self.variance
+        )
+
+    def mesh(
+        self,
+        config: MeshConfig = MeshConfig(),
+        *,
+        threshold: float | None = None,
+        cameras: Camera | None = None,
+    ) -> "Trimesh":
+        """The surface of the scene as a coloured mesh; see `export.mesh.extract_mesh`.
+
+        Args:
+            config: Fineness, and whether it gets a texture.
+            threshold: Density at the surface; None lets the silhouettes choose it.
+            cameras: Of a latent scene, see `colours`.
 
         Raises:
             ValueError: The scene is empty, or latent without a decoder.
         """
-        colours = None
-        if self.model.latent:
-            if self.decoder is None:
-                raise ValueError("a latent scene is looked at through a decoder")
-            cameras = OutputConfig().cameras(_COLOUR_VIEWS) if cameras is None else cameras
-            colours = scene_colours(
-                self.decoder, self.model, self.params, cameras, variance=self.variance
-            )
+        colours = self.colours(cameras)
 
         @jax.jit
         def query(params: Params, points: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -113,7 +130,8 @@ class TrainedScene:
             lambda points: query(self.params, points)[0],
             lambda points: query(self.params, points)[1],
             radius=self.model.sampling.radius,
-            resolution=resolution,
+            config=config,
+            threshold=threshold,
         )
 
     def save(self, path: Path | str) -> None:
