@@ -18,6 +18,7 @@ FLOORS = [
     ["distillation"],
     ["presets"],
     ["looks", "export"],
+    ["compose"],
     ["runs"],
     ["evaluation"],
     ["__init__"],
