@@ -26,6 +26,7 @@ setup(
         "dreamfusion_jax": [
             "py.typed",
             "__init__.pyi",
+            "pages/templates/*.html",
             *(f"weights/**/*.{suffix}" for suffix in ("json", "txt", "md", "png", "safetensors")),
         ]
     },
@@ -39,6 +40,7 @@ setup(
         "imageio-ffmpeg>=0.5,<0.8",  # 0.8 carries ffmpeg 9, with which mediapy cannot read.
         "jax>=0.10",
         "jaxtyping>=0.3",
+        "jinja2>=3.1",
         "lazy-loader>=0.4",
         "mediapy>=1.2",
         "numpy>=2.0",
@@ -59,17 +61,22 @@ setup(
     extras_require={
         "cuda": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
+        "viewer": ["viser>=1.1"],
+        "tensorboard": ["tensorboardX>=2.6"],
         "test": [
             "beartype>=0.22",
             "diffusers>=0.40",
             "embreex>=2.17.7.post5",
             "peft>=0.18",
+            "playwright>=1.50",
             "pre-commit>=4.0",
             "pyright[nodejs]>=1.1.400",
             "pytest>=8.0",
             "pytest-xdist>=3.6",
             "ruff>=0.12",
+            "tensorboardX>=2.6",
             "torch==2.13.0",
+            "viser>=1.1",
         ],
     },
 )

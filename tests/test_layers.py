@@ -20,7 +20,7 @@ FLOORS = [
     ["looks", "export"],
     ["compose"],
     ["runs"],
-    ["evaluation"],
+    ["evaluation", "pages", "viewer"],
     ["__init__"],
 ]
 FLOOR = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}

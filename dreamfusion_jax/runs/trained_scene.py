@@ -1,7 +1,10 @@
 """A trained scene: what everything after training takes, whatever trained it."""
 
 import dataclasses
+import functools
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +15,7 @@ from jaxtyping import Array, Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from dreamfusion_jax.compose.render import Placed
 from dreamfusion_jax.export.mesh import MeshConfig, extract_mesh
 from dreamfusion_jax.files import write_whole
 from dreamfusion_jax.looks.latents import ColourMap, Decoder, scene_colours
@@ -97,9 +101,28 @@ class TrainedScene:
         if self.decoder is None:
             raise ValueError("a latent scene is looked at through a decoder")
         cameras = OutputConfig().cameras(_COLOUR_VIEWS) if cameras is None else cameras
-        return scene_colours(
-            self.decoder, self.model, self.params, cameras, variance=self.variance
-        )
+        return scene_colours(self.decoder, self.model, self.params, cameras, variance=self.variance)
+
+    def query(
+        self, cameras: Camera | None = None
+    ) -> Callable[[Float[Array, "P 3"]], tuple[Float[Array, "P"], Float[Array, "P 3"]]]:
+        """A function from points to their density, per world unit, and colour.
+
+        Args:
+            cameras: Of a latent scene, see `colours`.
+
+        Raises:
+            ValueError: A latent scene without a decoder.
+        """
+        colours = self.colours(cameras)
+
+        @jax.jit
+        def query(params: Params, points: jax.Array) -> tuple[jax.Array, jax.Array]:
+            spread = jnp.broadcast_to(self.variance, points.shape[:-1])
+            density, albedo = self.model.field(params["field"], points, spread)
+            return density, albedo if colours is None else colours(albedo)
+
+        return functools.partial(query, self.params)
 
     def mesh(
         self,
@@ -118,20 +141,42 @@ class TrainedScene:
         Raises:
             ValueError: The scene is empty, or latent without a decoder.
         """
-        colours = self.colours(cameras)
-
-        @jax.jit
-        def query(params: Params, points: jax.Array) -> tuple[jax.Array, jax.Array]:
-            spread = jnp.broadcast_to(self.variance, points.shape[:-1])
-            density, albedo = self.model.field(params["field"], points, spread)
-            return density, albedo if colours is None else colours(albedo)
-
+        query = self.query(cameras)
         return extract_mesh(
-            lambda points: query(self.params, points)[0],
-            lambda points: query(self.params, points)[1],
+            lambda points: query(points)[0],
+            lambda points: query(points)[1],
             radius=self.model.sampling.radius,
             config=config,
             threshold=threshold,
+        )
+
+    def placed(
+        self,
+        position: tuple[float, float, float] = (0.0, 0.0, 0.0),
+        turn: float = 0.0,
+        size: float = 1.0,
+    ) -> Placed:
+        """The scene at a place in a larger one; see `compose.render`.
+
+        Args:
+            position: Of its origin, world units.
+            turn: Around z, radians, counterclockwise from above.
+            size: World units that one unit of the scene becomes.
+
+        Raises:
+            ValueError: A latent scene without a decoder.
+        """
+        cosine, sine = math.cos(turn), math.sin(turn)
+        rotation = jnp.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
+        place, scale = jnp.asarray(position, jnp.float32), jnp.asarray(size, jnp.float32)
+        return Placed(
+            self.model,
+            self.params,
+            self.variance,
+            self.colours(),
+            rotation,
+            place,
+            scale,
         )
 
     def save(self, path: Path | str) -> None:

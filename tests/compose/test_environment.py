@@ -83,9 +83,7 @@ def test_a_lamp_lights_by_the_cosine_and_what_is_hidden_is_dark():
     light = np.asarray(light_received(lamp, jnp.asarray(normals, jnp.float32), points))
     expected = np.maximum(np.cos(angle), 0)[:, None] * [1, 0.5, 0]
     np.testing.assert_allclose(light, expected, atol=1e-6)
-    half = light_received(
-        lamp, jnp.asarray(normals, jnp.float32), points, jnp.full((9, 1), 0.5)
-    )
+    half = light_received(lamp, jnp.asarray(normals, jnp.float32), points, jnp.full((9, 1), 0.5))
     np.testing.assert_allclose(half, expected / 2, atol=1e-6)
 
 
