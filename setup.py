@@ -33,6 +33,7 @@ setup(
     entry_points={"console_scripts": ["dreamfusion-jax = experiments.run:main"]},
     install_requires=[
         "cattrs>=25.1",
+        "fast-simplification>=0.1.9",
         "filelock>=3.16",
         "flax>=0.12",
         "huggingface-hub>=1.0",
@@ -50,10 +51,12 @@ setup(
         "rich>=14.0",
         "safetensors>=0.5",
         "scikit-image>=0.25",
+        "scipy>=1.14",
         "sentencepiece>=0.2",
         "transformers>=5.0",
         "trimesh>=5.0",
         "tyro>=1.0",
+        "xatlas>=0.0.10",
     ],
     extras_require={
         "cuda12": ["jax[cuda12]"],
@@ -64,6 +67,7 @@ setup(
         "test": [
             "beartype>=0.22",
             "diffusers>=0.40",
+            "embreex>=2.17.7.post5",
             "peft>=0.18",
             "playwright>=1.50",
             "pre-commit>=4.0",
@@ -71,7 +75,6 @@ setup(
             "pytest>=8.0",
             "pytest-xdist>=3.6",
             "ruff>=0.12",
-            "scipy>=1.14",
             "tensorboardX>=2.6",
             "torch==2.13.0",
             "viser>=1.1",

@@ -18,6 +18,7 @@ FLOORS = [
     ["distillation"],
     ["presets"],
     ["looks", "export"],
+    ["compose"],
     ["runs"],
     ["evaluation", "pages", "viewer"],
     ["__init__"],

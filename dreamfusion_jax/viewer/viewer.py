@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dreamfusion_jax.export.mesh import MeshConfig
 from dreamfusion_jax.looks.media import save_video
 from dreamfusion_jax.runs.trained_scene import TrainedScene
 from dreamfusion_jax.scene.camera import orbit
@@ -165,7 +166,7 @@ class Viewer:
         if drawn is None:
             return
         try:
-            mesh = drawn.scene.mesh(_MESH_RESOLUTION)
+            mesh = drawn.scene.mesh(MeshConfig(_MESH_RESOLUTION, texture=0))
         except ValueError as error:
             self._tell("there is no mesh", str(error))
             return
