@@ -18,11 +18,13 @@ import tyro
 from dreamfusion_jax import presets
 from dreamfusion_jax.caches import keep_compiled_programs
 from dreamfusion_jax.checks import SettingError
+from dreamfusion_jax.evaluation.symptoms import Symptoms, complaints
+from dreamfusion_jax.evaluation.watching import Watcher, best
 from dreamfusion_jax.presets import RunConfig
 from dreamfusion_jax.priors.loading import PriorName
 from dreamfusion_jax.runs.loop import Stopped
 from dreamfusion_jax.runs.progress import Reporter
-from dreamfusion_jax.runs.run import Run, RunExistsError, Say, run_folder
+from dreamfusion_jax.runs.run import LoadedPrior, Run, RunExistsError, Say, run_folder
 from dreamfusion_jax.runs.settings import RunSettings
 from experiments.command_line import UsageError, one_line_errors, parsed
 
@@ -39,6 +41,8 @@ class Arguments:
             given.
         steps: Length of the optimisation; the preset's if not given.
         output: Folder that gets the run's folder.
+        retries: How often to start again, each time with the next seed, where the finished scene
+            is empty, fog, flat, or has several faces; the best of them is then named.
         resume: Folder of a stopped run to go on with; give no other option with it.
         prior: "toybox" is the diffusion model that comes with the package, "oracle" knows
             the true picture of its objects, for testing everything else;
@@ -61,6 +65,7 @@ class Arguments:
     preset: str = "toybox"
     steps: int | None = None
     output: Path = Path("outputs")
+    retries: int = 0
     resume: Path | None = None
     prior: PriorName = "toybox"
     weights: str | None = None
@@ -133,6 +138,8 @@ def _check(arguments: Arguments) -> Arguments:
         raise UsageError("the prompt is empty; try --prompt 'a red mushroom'")
     if arguments.seed < 0:
         raise UsageError(f"--seed must not be negative, not {arguments.seed}")
+    if arguments.retries < 0:
+        raise UsageError(f"--retries must not be negative, not {arguments.retries}")
     if arguments.steps is None:
         return arguments
     try:
@@ -168,43 +175,75 @@ def _options_named() -> Iterator[None]:
         raise UsageError(f"{error} ({', '.join(named)})") from error
 
 
-def open_run(arguments: Arguments, say: Say) -> Run:
+def open_run(arguments: Arguments, say: Say, loaded: LoadedPrior | None = None) -> Run:
     """Starts or resumes the run that a command line asks for.
 
     Args:
         arguments: The command line.
         say: Is told of phases.
+        loaded: The prior, if it is in memory already.
 
     Raises:
         ValueError: A request that cannot be carried out.
         OSError: Weights that cannot be read, or a folder that cannot be written.
     """
     if arguments.resume is not None:
-        return Run.resume(arguments.resume, say=say)
+        return Run.resume(arguments.resume, loaded, say)
     folder = run_folder(arguments.output, arguments.prompt, arguments.seed)
     try:
         with _options_named():
-            return Run.start(folder, settings_of(arguments), say=say)
+            return Run.start(folder, settings_of(arguments), loaded, say)
     except RunExistsError:
         raise UsageError(
             f"{folder} holds a run already: --resume {folder}, or another --output"
         ) from None
 
 
+def make(
+    arguments: Arguments, loaded: LoadedPrior | None = None, *, again: bool = False
+) -> tuple[Run, Symptoms]:
+    """Trains one scene and writes its results, or goes on with it.
+
+    Args:
+        arguments: The command line.
+        loaded: The prior, if it is in memory already.
+        again: Whether another seed will follow where this one comes out empty, so that it is
+            no error that nothing can be written.
+
+    Returns:
+        The run, closed, and what its scene suffers from.
+    """
+    with Reporter() as reporter, open_run(arguments, reporter.say, loaded) as run:
+        watcher = Watcher(run, reporter.say)
+        try:
+            scene = run.train([reporter, watcher])
+        except Stopped as stopped:
+            print(f"{stopped}; go on with --resume {run.folder}", file=sys.stderr)
+            raise SystemExit(128 + stopped.signal) from None
+        found = watcher.finish(scene)
+        if not (again and "emptiness" in complaints(found)):
+            run.write_results(scene)
+        reporter.say(f"done: {run.folder}")
+    return run, found
+
+
 def main(argv: list[str] | None = None) -> None:
     """Runs from the command line."""
-    with one_line_errors(), Reporter() as reporter:
+    with one_line_errors():
         arguments = parse(sys.argv[1:] if argv is None else argv)
         if arguments.compilation_cache:
             keep_compiled_programs()
-        with open_run(arguments, reporter.say) as run:
-            try:
-                scene = run.train([reporter])
-            except Stopped as stopped:
-                print(f"{stopped}; go on with --resume {run.folder}", file=sys.stderr)
-                raise SystemExit(128 + stopped.signal) from None
-            run.write_results(scene)
-        reporter.say(f"done: {run.folder}")
+        found: dict[Path, Symptoms] = {}
+        loaded = None
+        for left in range(arguments.retries, -1, -1):
+            run, found_now = make(arguments, loaded, again=left > 0)
+            found[run.folder] = found_now
+            if not complaints(found_now):
+                break
+            loaded = run.loaded
+            arguments = dataclasses.replace(arguments, seed=arguments.seed + 1)
+        if len(found) > 1:
+            print(f"best of {len(found)}: {best(found)}", flush=True)
 
 
 if __name__ == "__main__":

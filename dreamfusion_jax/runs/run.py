@@ -82,13 +82,14 @@ class Run:
     ) -> None:
         self.folder, self.settings, self.config = folder, settings, settings.config
         self.say, self._lock = say, lock
-        prior, self._prior_params = loaded
+        self.loaded = loaded
+        prior, params = loaded
         self.model = Model(self.config.scene, prior)
         self._decoder = Decoder(*loaded) if self.config.scene.latent else None
         say("encoding the prompt")
         self.text = encode_prompts(
             prior,
-            self._prior_params,
+            params,
             settings.prompt,
             self.config.train.prompts,
             settings.negative_prompt,
@@ -233,7 +234,7 @@ class Run:
 
     def _advance(self, state: TrainState) -> tuple[TrainState, Values]:
         return train_step(
-            state, self._prior_params, self.text, model=self.model, config=self.config.train
+            state, self.loaded[1], self.text, model=self.model, config=self.config.train
         )
 
 
