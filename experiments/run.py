@@ -18,6 +18,7 @@ import tyro
 from dreamfusion_jax import presets
 from dreamfusion_jax.caches import keep_compiled_programs
 from dreamfusion_jax.checks import SettingError
+from dreamfusion_jax.diffusion.checkpoints.known_kinds import FilePrediction
 from dreamfusion_jax.evaluation.symptoms import Symptoms, complaints
 from dreamfusion_jax.evaluation.watching import Watcher, best
 from dreamfusion_jax.presets import RunConfig
@@ -41,6 +42,8 @@ class Arguments:
             given.
         steps: Length of the optimisation; the preset's if not given.
         output: Folder that gets the run's folder.
+        init_from: Folder of a run, or a scene.safetensors, whose scene this one begins with; of the
+            same preset and field. A prompt is refined so, step by step.
         retries: How often to start again, each time with the next seed, where the finished scene
             is empty, fog, flat, or has several faces; the best of them is then named.
         resume: Folder of a stopped run to go on with; give no other option with it.
@@ -50,7 +53,11 @@ class Arguments:
             The preset's if not given.
         weights: Other weights for the prior: a folder, or a repository on the hub, with
             @REVISION if not its newest. Diffusers' layout; of "toybox", a folder that
-            experiments.train_toybox wrote.
+            experiments.train_toybox wrote; of Stable Diffusion also one .safetensors file.
+        lora: Files of LoRAs, FILE[:SCALE], that are merged into Stable Diffusion.
+        prediction_type: What the UNet of a single file predicts, where the file does not tell:
+            SD 2.x for pictures of 512 pixels "epsilon", for 768 "v_prediction".
+        tokenizer: Folder or repository of the tokenizer of a single file, which holds none.
         image_size: Height and width of the renderings that Stable Diffusion is shown, 64 to
             512 pixels; 64 if not given. Other priors have a size of their own.
         field: "grid" is fast, "mlp" is the paper's; the preset's if not given.
@@ -65,10 +72,14 @@ class Arguments:
     preset: str = "toybox"
     steps: int | None = None
     output: Path = Path("outputs")
+    init_from: Path | None = None
     retries: int = 0
     resume: Path | None = None
     prior: PriorName = "toybox"
     weights: str | None = None
+    lora: tuple[str, ...] = ()
+    prediction_type: FilePrediction | None = None
+    tokenizer: str | None = None
     image_size: int | None = None
     field: presets.FieldName | None = None
     compilation_cache: bool = True
@@ -78,6 +89,9 @@ class Arguments:
 _OPTIONS = {
     "clip_denoised": "--train.distillation.clip-denoised",
     "image_size": "--image-size",
+    "loras": "--lora",
+    "prediction_type": "--prediction-type",
+    "tokenizer is": "--tokenizer",
     "latent scene": "--prior",
     "a mirror": "--weights",
 }
@@ -157,9 +171,13 @@ def settings_of(arguments: Arguments) -> RunSettings:
         seed=arguments.seed,
         prior=arguments.prior,
         weights=arguments.weights,
+        loras=arguments.lora,
+        prediction_type=arguments.prediction_type,
+        tokenizer=arguments.tokenizer,
         image_size=arguments.image_size,
         preset=arguments.preset,
         config=arguments.config,
+        init_from=str(arguments.init_from) if arguments.init_from else None,
     )
 
 

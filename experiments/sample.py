@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 
+from dreamfusion_jax.diffusion.checkpoints.known_kinds import FilePrediction
 from dreamfusion_jax.looks.media import contact_sheet, enlarge, save_png
 from dreamfusion_jax.priors.loading import load_prior
 from dreamfusion_jax.priors.prompts import PromptConfig, view_prompts
@@ -29,7 +30,11 @@ class Arguments:
         prompt: What to draw, for example "a red mushroom".
         negative_prompt: What to steer away from.
         prior: Which diffusion model draws.
-        weights: Other weights for it: a folder, or a repository on the hub with @REVISION.
+        weights: Other weights for it: a folder, or a repository on the hub with @REVISION; of
+            Stable Diffusion also one .safetensors file.
+        lora: Files of LoRAs, FILE[:SCALE], that are merged into Stable Diffusion.
+        prediction_type: What the UNet of a single file predicts, where the file does not tell.
+        tokenizer: Folder or repository of the tokenizer of a single file, which holds none.
         views: "nearest" draws the paper's four views, "octants" eight sides and overhead,
             "none" the bare prompt.
         seeds: Number of pictures of each view.
@@ -43,6 +48,9 @@ class Arguments:
     negative_prompt: str = ""
     prior: Literal["toybox", "stable-diffusion", "deepfloyd"] = "toybox"
     weights: str | None = None
+    lora: tuple[str, ...] = ()
+    prediction_type: FilePrediction | None = None
+    tokenizer: str | None = None
     views: Literal["nearest", "octants", "none"] = "nearest"
     seeds: int = 6
     seed: int = 0
@@ -60,7 +68,14 @@ def draw(arguments: Arguments) -> Path:
     """
     if min(arguments.seeds, arguments.steps) < 1:
         raise ValueError("--seeds and --steps must be at least 1")
-    prior, params = load_prior(arguments.prior, arguments.prompt, arguments.weights)
+    prior, params = load_prior(
+        arguments.prior,
+        arguments.prompt,
+        arguments.weights,
+        loras=arguments.lora,
+        prediction_type=arguments.prediction_type,
+        tokenizer=arguments.tokenizer,
+    )
     config = PromptConfig(views=arguments.views)
     texts = [arguments.prompt]
     if arguments.views != "none":

@@ -27,6 +27,14 @@ import optax
 import tyro
 
 from dreamfusion_jax.evaluation.judge import Judge, Verdict, save_judge
+from dreamfusion_jax.evaluation.judge_data import JudgeTraining, Labels, augment, draw
+from dreamfusion_jax.evaluation.judge_exam import (
+    describe,
+    examine,
+    open_bank,
+    passes,
+    rank_captions,
+)
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.runs.checkpoint import Checkpointer, load_config, save_config
 from dreamfusion_jax.runs.loop import Moment, Stopped, Values, iterate, stop_on_signals
@@ -34,8 +42,6 @@ from dreamfusion_jax.toybox.pictures import Numbers, Paints, paint
 from dreamfusion_jax.toybox.tokenizer import WordIds, build_tokenizer
 from dreamfusion_jax.toybox.training.data import Optimization, learning_rate
 from experiments.command_line import one_line_errors, say
-from experiments.judge_data import Arguments, Labels, augment, draw
-from experiments.judge_exam import arguments_bank, describe, examine, passes, rank_captions
 
 
 @pytree
@@ -78,20 +84,20 @@ def make_optimizer() -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1.0, weight_decay=0.01))
 
 
-def init_state(arguments: Arguments) -> State:
+def init_state(training: JudgeTraining) -> State:
     """Fresh parameters, from the seed."""
-    params = Judge(arguments.judge).init(jax.random.key(arguments.seed))
+    params = Judge(training.judge).init(jax.random.key(training.seed))
     mean = jax.tree.map(jnp.copy, params)
     return State(jnp.zeros((), jnp.int32), params, mean, make_optimizer().init(params))
 
 
-@functools.partial(jax.jit, static_argnames="arguments", donate_argnames="state")
+@functools.partial(jax.jit, static_argnames="training", donate_argnames="state")
 def train_step(
-    state: State, paints: Paints, labels: Labels, *, arguments: Arguments
+    state: State, paints: Paints, labels: Labels, *, training: JudgeTraining
 ) -> tuple[State, jax.Array]:
     """One step of AdamW; returns the loss."""
-    key = jax.random.fold_in(jax.random.key(arguments.seed + 2), state.step)
-    images, judge = augment(key, paint(paints)), Judge(arguments.judge)
+    key = jax.random.fold_in(jax.random.key(training.seed + 2), state.step)
+    images, judge = augment(key, paint(paints)), Judge(training.judge)
 
     def loss_of(params):
         verdict, vectors = judge.look(params, images)
@@ -101,14 +107,14 @@ def train_step(
     loss, gradient = jax.value_and_grad(loss_of)(state.params)
     with jax.numpy_dtype_promotion("standard"):  # optax reckons with the number of the step.
         update, optimizer = make_optimizer().update(gradient, state.optimizer, state.params)
-    config = Optimization(steps=arguments.steps, learning_rate=arguments.learning_rate, warm_up=100)
+    config = Optimization(steps=training.steps, learning_rate=training.learning_rate, warm_up=100)
     rate = learning_rate(config, state.step)
     params = jax.tree.map(lambda x, by: x + rate * by, state.params, update)
     ema = optax.incremental_update(params, state.ema, jnp.maximum(0.005, 10 / (state.step + 10)))
     return State(state.step + 1, params, ema, optimizer), loss
 
 
-def train(arguments: Arguments) -> State:
+def train(training: JudgeTraining) -> State:
     """Trains to the last step and writes the judge.
 
     Raises:
@@ -116,73 +122,73 @@ def train(arguments: Arguments) -> State:
         ValueError: The folder is of another training, or the loss was not finite.
         CheckpointError: The saved state cannot be read.
     """
-    open_folder(arguments)
-    bank, ids_of = arguments_bank(arguments, unseen=False), WordIds(build_tokenizer())
-    judge, began, losses = Judge(arguments.judge), time.perf_counter(), []
+    open_folder(training)
+    bank, ids_of = open_bank(training, unseen=False), WordIds(build_tokenizer())
+    judge, began, losses = Judge(training.judge), time.perf_counter(), []
 
     def advance(state: State) -> tuple[State, Values]:
-        rng = np.random.default_rng((arguments.seed, int(state.step) + 1))
-        paints, labels = draw(rng, bank, arguments, ids_of)
-        state, loss = train_step(state, paints, labels, arguments=arguments)
+        rng = np.random.default_rng((training.seed, int(state.step) + 1))
+        paints, labels = draw(rng, bank, training, ids_of)
+        state, loss = train_step(state, paints, labels, training=training)
         return state, {"loss": loss}
 
-    with Checkpointer(arguments.output) as checkpoints, stop_on_signals() as stop:
-        state = init_state(arguments)
+    with Checkpointer(training.output) as checkpoints, stop_on_signals() as stop:
+        state = init_state(training)
         if checkpoints.latest_step() is not None:
             state = checkpoints.restore(state)
         first = int(state.step)
 
         def watch(moment: Moment[State]) -> None:
             losses.append(float(moment.values["loss"]))
-            if not (moment.last or moment.stopping or moment.due(arguments.report_every)):
+            if not (moment.last or moment.stopping or moment.due(training.report_every)):
                 return
             if not np.isfinite(losses[-1]):
                 raise ValueError(f"the loss is not finite at step {moment.step}")
             checkpoints.save(moment.step, moment.state)
-            save_judge(arguments.output, judge, moment.state.ema)
-            done = (moment.step - first) * arguments.batch_size
+            save_judge(training.output, judge, moment.state.ema)
+            done = (moment.step - first) * training.batch_size
             speed = done / (time.perf_counter() - began)
             say(f"step {moment.step} loss {np.mean(losses):.3f} {speed:.0f} pictures/s")
             losses.clear()
 
         try:
-            total = arguments.steps
+            total = training.steps
             state = iterate(advance, state, first=first, total=total, observers=[watch], stop=stop)
         except Stopped as stopped:
             print("stopped; the same command goes on from here", file=sys.stderr)
             raise SystemExit(128 + stopped.signal) from None
-    save_judge(arguments.output, judge, state.ema)
+    save_judge(training.output, judge, state.ema)
     return state
 
 
-def open_folder(arguments: Arguments) -> None:
+def open_folder(training: JudgeTraining) -> None:
     """Makes the output folder, or makes sure that it is of the same training.
 
     Raises:
         ValueError: It was begun with other settings.
     """
-    settings = json.loads(json.dumps(dataclasses.asdict(arguments), default=str))
+    settings = json.loads(json.dumps(dataclasses.asdict(training), default=str))
     free = ("output", "bank", "unseen", "report_every")
     decisive = {k: v for k, v in settings.items() if k not in free}
-    if not (arguments.output / "config.json").exists():
-        save_config(arguments.output, decisive)
-    elif load_config(arguments.output) != decisive:
-        raise ValueError(f"{arguments.output} was begun with other settings; choose another")
+    if not (training.output / "config.json").exists():
+        save_config(training.output, decisive)
+    elif load_config(training.output) != decisive:
+        raise ValueError(f"{training.output} was begun with other settings; choose another")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Trains and examines from the command line."""
-    arguments = tyro.cli(Arguments, args=argv, description=__doc__)
+    training = tyro.cli(JudgeTraining, args=argv, description=__doc__)
     with one_line_errors():
-        if min(arguments.steps, arguments.batch_size, arguments.report_every) < 1:
+        if min(training.steps, training.batch_size, training.report_every) < 1:
             raise ValueError("--steps, --batch-size and --report-every must be at least 1")
-        state, judge = train(arguments), Judge(arguments.judge)
-        unseen = arguments_bank(arguments, unseen=True)
+        state, judge = train(training), Judge(training.judge)
+        unseen = open_bank(training, unseen=True)
         found = examine(judge, state.ema, unseen)
         ranking = rank_captions(judge, state.ema, unseen)
         print(describe(found))
-        print(f"right caption first of {len(arguments.judge.categories)} x 10: {ranking:.1%}")
-        print(f"good enough: {passes(found, ranking)}; done: {arguments.output}")
+        print(f"right caption first of {len(training.judge.categories)} x 10: {ranking:.1%}")
+        print(f"good enough: {passes(found, ranking)}; done: {training.output}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ averaged weights of a prior, with a new warm-up. What was done is told in traini
 import copy
 import dataclasses
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,9 +23,11 @@ import torch
 import tyro
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from rich.console import Console
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
+from dreamfusion_jax.runs.loop import Moment, Stopped, Values, iterate, stop_on_signals
 from dreamfusion_jax.toybox import architecture
 from dreamfusion_jax.toybox.tokenizer import build_tokenizer
 from dreamfusion_jax.toybox.training.data import (
@@ -42,6 +45,7 @@ from dreamfusion_jax.toybox.training.data import (
     to_latents,
 )
 from dreamfusion_jax.toybox.training.history import History
+from dreamfusion_jax.toybox.training.report import Report
 from dreamfusion_jax.toybox.training.start import start_from
 from experiments.torch_samples import draw_grid, losses_by_time
 
@@ -53,6 +57,8 @@ class Config:
     Attributes:
         preset: "whole" is the whole world at 64 x 64 pixels, "small" twelve toys at 32 x 32.
         threads: Cores to use.
+        bfloat16: Multiply in half precision; if None, where the processor has units for it.
+            Without them, PyTorch's convolutions in half precision are nine times slower.
         compile: Compile the step first: some minutes, then a quarter faster.
         save_minutes: Save by the clock, too; 0 for by the steps alone.
         copy_to: A second folder that gets weights and state at every save.
@@ -62,6 +68,7 @@ class Config:
 
     preset: Literal["whole", "small"] = "whole"
     threads: int = 1
+    bfloat16: bool | None = None
     compile: bool = False
     save_minutes: float = 0.0
     copy_to: Path | None = None
@@ -70,10 +77,16 @@ class Config:
 
 
 class Miniature(torch.nn.Module):
-    """UNet and text encoder, trained together."""
+    """UNet and text encoder, trained together.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Of the configurations.
+        bfloat16: Whether to multiply in half precision.
+    """
+
+    def __init__(self, folder: Path, bfloat16: bool) -> None:
         super().__init__()
+        self.mixed = bfloat16
         text = architecture.read_json(folder / "text_encoder/config.json")
         unet = UNet2DConditionModel.from_config(architecture.read_json(folder / "unet/config.json"))
         assert isinstance(unet, UNet2DConditionModel)
@@ -83,7 +96,14 @@ class Miniature(torch.nn.Module):
 
     def forward(self, z: torch.Tensor, step: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """Predicts the clean picture [B, C, h, w]."""
-        return self.unet(z, step, self.text(ids).last_hidden_state).sample
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.mixed):
+            return self.unet(z, step, self.text(ids).last_hidden_state).sample.float()
+
+
+def has_bfloat16_units() -> bool:
+    """Whether this processor multiplies numbers of bfloat16 in hardware."""
+    units = torch.cpu.get_capabilities()
+    return bool(units.get("amx_bf16") or units.get("avx512_bf16"))
 
 
 def loss_at(model, step: int, z: torch.Tensor, ids: torch.Tensor, abar: torch.Tensor):
@@ -93,10 +113,8 @@ def loss_at(model, step: int, z: torch.Tensor, ids: torch.Tensor, abar: torch.Te
     noise = torch.randn(z.shape, generator=generator).contiguous(memory_format=torch.channels_last)
     a = abar[t].view(-1, 1, 1, 1)
     noised = a.sqrt() * z + (1 - a).sqrt() * noise
-    with torch.autocast("cpu", torch.bfloat16):
-        predicted = model(noised, t, ids)
     weight = torch.clamp(1 / (1 - a), max=MAX_WEIGHT)
-    return (weight * (predicted.float() - z) ** 2).mean()
+    return (weight * (model(noised, t, ids) - z) ** 2).mean()
 
 
 class Training:
@@ -116,7 +134,8 @@ class Training:
         )
         self.batches = Batches(self.settings, self.tokenizer)
         self.paint = jax.jit(to_latents, static_argnums=1)
-        self.model, self.ema = Miniature(self.folder), Miniature(self.folder)
+        half = has_bfloat16_units() if config.bfloat16 is None else config.bfloat16
+        self.model, self.ema = (Miniature(self.folder, half) for _ in range(2))
         self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), 1e-4, BETAS, weight_decay=WEIGHT_DECAY, fused=True
@@ -126,7 +145,9 @@ class Training:
         self.history = History.read(self.folder)
         self.step = self.begin = 0
         self.start: str | None = None
+        self._saved = time.monotonic()
         self._begin()
+        self.forward = torch.compile(self.model) if config.compile else self.model
 
     def _begin(self) -> None:
         """Goes on from the state, or begins with the weights of another prior, or afresh."""
@@ -159,48 +180,61 @@ class Training:
         return z.permute(0, 3, 1, 2), torch.from_numpy(ids).long()
 
     def run(self) -> None:
-        """Trains to the last step.
+        """Trains to the last step, or to Ctrl-C.
 
         Raises:
-            SystemExit: The loss was not finite.
+            SystemExit: It was stopped before the last step, or the loss was not finite.
         """
-        forward = torch.compile(self.model) if self.config.compile else self.model
-        kinds = len(self.batches.bank.kinds)
-        self.history.enter(self.settings, self.step, kinds, self.start)
-        saved = began = time.time()
-        first, total = self.step, 0.0
-        while self.step < self.optimization.steps:
-            total += self._improve(forward)
-            self.step += 1
-            now = time.time()
-            if (self.step - first) % self.config.report_every == 0:
-                speed = self.config.report_every * self.optimization.batch_size / (now - began)
-                loss, total, began = total / self.config.report_every, 0.0, now
-                print(f"step {self.step} loss {loss:.4f} {speed:.1f} pictures/s", flush=True)
-                self.history.add(self.step, loss, speed)
-            minutes = self.config.save_minutes
-            due = self.step % self.settings.save_every == 0 if not minutes else False
-            if due or self.step == self.optimization.steps or 0 < 60 * minutes < now - saved:
-                self.save()
-                # What saving and sampling take is no part of the speed.
-                saved, began = time.time(), began + time.time() - now
+        total = self.optimization.steps
+        self.history.enter(self.settings, self.step, len(self.batches.bank.kinds), self.start)
+        batch_size = self.optimization.batch_size
+        with (
+            stop_on_signals() as stop,
+            Report(Console(), self.step, total, batch_size) as report,
+        ):
+            try:
+                iterate(
+                    self._advance,
+                    self.step,
+                    first=self.step,
+                    total=total,
+                    observers=[lambda moment: self._watch(moment, report)],
+                    stop=stop,
+                )
+            except Stopped as stopped:
+                print("stopped; the same command goes on from here", file=sys.stderr)
+                raise SystemExit(128 + stopped.signal) from None
 
-    def _improve(self, forward) -> float:
-        """One step of AdamW; returns the loss."""
+    def _watch(self, moment: Moment[int], report: Report) -> None:
+        """Reports and saves when their turn has come."""
+        report.add(moment.values["loss"])
+        by_step = not self.config.save_minutes and moment.due(self.settings.save_every)
+        by_clock = 0 < 60 * self.config.save_minutes < time.monotonic() - self._saved
+        saving = by_step or by_clock or moment.last or moment.stopping
+        if saving or moment.due(self.config.report_every):
+            self.history.add(moment.step, report.write(moment.step), report.speed)
+        if saving:
+            with report.paused():
+                self.save()
+            self._saved = time.monotonic()
+
+    def _advance(self, step: int) -> tuple[int, Values]:
+        """One step of AdamW."""
         for group in self.optimizer.param_groups:
-            group["lr"] = float(learning_rate(self.optimization, self.step, self.begin))
-        loss = loss_at(forward, self.step, *self.draw(self.step), self.abar)
+            group["lr"] = float(learning_rate(self.optimization, step, self.begin))
+        loss = loss_at(self.forward, step, *self.draw(step), self.abar)
         if not torch.isfinite(loss):
-            raise SystemExit(f"the loss is not finite at step {self.step}; the last state is kept")
+            raise SystemExit(f"the loss is not finite at step {step}; the last state is kept")
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
         self.optimizer.step()
-        decay = float(ema_decay(self.optimization, self.step, self.begin))
+        decay = float(ema_decay(self.optimization, step, self.begin))
         with torch.no_grad():
             for mean, new in zip(self.ema.parameters(), self.model.parameters(), strict=True):
                 mean.lerp_(new, 1 - decay)
-        return loss.item()
+        self.step = step + 1
+        return self.step, {"loss": loss.item()}
 
     def save(self) -> None:
         """Writes averaged weights in half precision, the state, the history and samples."""

@@ -151,7 +151,7 @@ def render_view(
     *,
     size: int,
     variance: Float[Array, ""],
-    key: Key[Array, ""],
+    key: Key[Array, ""] | None,
     train_fraction: Float[Array, ""],
 ) -> tuple[Rendering, Float[Array, "V H W 3"]]:
     """Renders each view at the prior's size; also returns the ray directions."""

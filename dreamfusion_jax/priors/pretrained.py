@@ -3,8 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from jaxtyping import Array, Float
-
 from dreamfusion_jax.diffusion.checkpoints.checkpoint import Checkpoint
 from dreamfusion_jax.diffusion.checkpoints.tensors import WeightsError
 from dreamfusion_jax.diffusion.checkpoints.weights import CheckpointModel, Params, read_params
@@ -13,6 +11,7 @@ from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.unet_config import UNetConfig
 from dreamfusion_jax.priors.prior import PriorParams
+from dreamfusion_jax.priors.text import Embeddings
 from dreamfusion_jax.priors.unet_prior import UNetPrior
 
 _BETAS = ("beta_schedule", "beta_start", "beta_end")
@@ -29,9 +28,9 @@ class PretrainedPrior(UNetPrior):
         text: Prompts to their embeddings, such as a `CachedText`.
     """
 
-    text: Callable[[Sequence[str]], Float[Array, "P N D"]]
+    text: Callable[[Sequence[str]], Embeddings]
 
-    def encode_text(self, params: PriorParams, prompts: Sequence[str]) -> Float[Array, "P N D"]:
+    def encode_text(self, params: PriorParams, prompts: Sequence[str]) -> Embeddings:
         """Embeddings of prompts; the text encoder's weights are not among `params`."""
         del params
         return self.text(prompts)

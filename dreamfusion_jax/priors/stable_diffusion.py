@@ -14,8 +14,9 @@ from jaxtyping import Array, Float
 
 from dreamfusion_jax.devices import compute_dtype
 from dreamfusion_jax.diffusion.checkpoints.checkpoint import Checkpoint
+from dreamfusion_jax.diffusion.checkpoints.known_kinds import FilePrediction
 from dreamfusion_jax.diffusion.checkpoints.pipeline import open_pipeline
-from dreamfusion_jax.diffusion.checkpoints.single_file import FilePrediction, open_single_file
+from dreamfusion_jax.diffusion.checkpoints.single_file import open_single_file
 from dreamfusion_jax.diffusion.checkpoints.tensors import WeightsError
 from dreamfusion_jax.diffusion.layers import Dtype
 from dreamfusion_jax.diffusion.vae import AutoencoderKL, VaeConfig

@@ -37,11 +37,17 @@ T5_LENGTH = 77
 
 _ENCODER, _TOKENIZER = "text_encoder", "tokenizer"
 _ENTRY = "embedding"
+_PART = f"{_ENTRY}."
 # Changed with the way prompts are encoded, so that older entries are not used.
 _FORMAT = 2
 # Tables of embeddings are padded to a multiple of this, as T5's from 32,100 rows to 32,128.
 _TABLE_MULTIPLE = 128
 
+Embeddings = Float[Array, "P ..."] | dict[str, Float[Array, "P ..."]]
+"""Of prompts: one array, or several by name where a prior has more than one (hidden states of two
+encoders, a pooled vector)."""
+
+_Row = np.ndarray | dict[str, np.ndarray]
 _Config = TypeVar("_Config")
 _Tokenizer = TypeVar("_Tokenizer", CLIPTokenizer, T5Tokenizer)
 
@@ -61,15 +67,15 @@ class CachedText:
 
     Attributes:
         pipeline: The checkpoint.
-        encode: Embeds prompts with its text encoder: `encode_clip` or `encode_t5`.
+        encode: Embeds prompts with its text encoders: `encode_clip` or `encode_t5`.
         cache: Folder of the files.
     """
 
     pipeline: Checkpoint
-    encode: Callable[[Checkpoint, list[str]], Float[Array, "P N D"]]
+    encode: Callable[[Checkpoint, list[str]], Embeddings]
     cache: Path = dataclasses.field(default_factory=default_cache)
 
-    def __call__(self, prompts: Sequence[str]) -> Float[Array, "P N D"]:
+    def __call__(self, prompts: Sequence[str]) -> Embeddings:
         """Embeddings of prompts, in float32 whatever they are stored in.
 
         Raises:
@@ -80,14 +86,15 @@ class CachedText:
         unknown = [prompt for prompt, embedding in known.items() if embedding is None]
         if unknown:
             try:
-                encoded = np.asarray(self.encode(self.pipeline, unknown))
+                encoded = jax.tree.map(np.asarray, self.encode(self.pipeline, unknown))
             except WeightsError as error:
                 raise WeightsError(f"cannot embed {unknown[0]!r}: {error}") from error
             fingerprint = self._fingerprint()
-            for prompt, embedding in zip(unknown, encoded, strict=True):
-                known[prompt] = embedding
-                self._write(prompt, embedding, fingerprint)
-        return jnp.asarray(np.stack([np.asarray(known[p], np.float32) for p in prompts]))
+            for number, prompt in enumerate(unknown):
+                known[prompt] = jax.tree.map(lambda x, at=number: x[at], encoded)
+                self._write(prompt, known[prompt], fingerprint)
+        rows = [known[prompt] for prompt in prompts]
+        return jax.tree.map(lambda *x: jnp.asarray(np.stack(x).astype(np.float32)), *rows)
 
     def _file(self, prompt: str) -> Path:
         kind = self.pipeline.classes.get(_ENCODER)
@@ -101,26 +108,32 @@ class CachedText:
         stats = [(file, file.stat()) for file in encoder + tokenizer]
         return _digest([[f.name, stat.st_size, stat.st_mtime_ns] for f, stat in stats])
 
-    def _read(self, prompt: str, fingerprint: str) -> Float[np.ndarray, "N D"] | None:
+    def _read(self, prompt: str, fingerprint: str) -> _Row | None:
         """The stored embedding; None if there is none that is whole and of today's encoder."""
         try:
             with safe_open(self._file(prompt), framework="numpy") as file:
                 if fingerprint not in ("", (file.metadata() or {}).get("fingerprint")):
                     return None
-                return file.get_tensor(_ENTRY)
+                stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                if _ENTRY in stored:
+                    return stored[_ENTRY]
+                return {name.removeprefix(_PART): part for name, part in stored.items()}
         except (OSError, SafetensorError):
             return None
 
-    def _write(self, prompt: str, embedding: Float[np.ndarray, "N D"], fingerprint: str) -> None:
+    def _write(self, prompt: str, embedding: _Row, fingerprint: str) -> None:
         """Stores an embedding; its file appears when it is complete."""
         about = {"prompt": prompt, "model": self.pipeline.identity, "fingerprint": fingerprint}
+        parts = {_ENTRY: embedding}
+        if isinstance(embedding, dict):
+            parts = {f"{_PART}{name}": part for name, part in embedding.items()}
         part = None
         try:
             self.cache.mkdir(parents=True, exist_ok=True)
             # Two runs may embed the same prompt at the same time, each in a file of its own.
             with tempfile.NamedTemporaryFile(dir=self.cache, suffix=".part", delete=False) as file:
                 part = Path(file.name)
-            save_file({_ENTRY: embedding}, part, metadata=about)
+            save_file(parts, part, metadata=about)
             part.replace(self._file(prompt))
         except (OSError, SafetensorError) as error:
             if part is not None:

@@ -14,8 +14,8 @@ import jax
 
 State = TypeVar("State")
 
-Values = Mapping[str, jax.Array]
-"""Scalars of a step; on the device, so that nobody has to wait for them."""
+Values = Mapping[str, jax.Array | float]
+"""Scalars of a step; as arrays on the device, so that nobody has to wait for them."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ Whatever ends the program in between, `Run.resume(folder)` goes on to the same r
 """
 
 import contextlib
+import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,6 @@ from types import TracebackType
 
 from dreamfusion_jax.distillation.train import Model, TrainState, init_state, train_step
 from dreamfusion_jax.looks.latents import Decoder
-from dreamfusion_jax.priors.loading import load_prior
 from dreamfusion_jax.priors.prior import Prior, PriorParams, encode_prompts
 from dreamfusion_jax.runs.checkpoint import Checkpointer, CheckpointError, load_config, save_config
 from dreamfusion_jax.runs.files import CONFIG, LAST, METRICS, locked
@@ -24,6 +24,7 @@ from dreamfusion_jax.runs.metrics import Metrics
 from dreamfusion_jax.runs.results import write_preview, write_results
 from dreamfusion_jax.runs.settings import RunSettings, describe_run, read_settings
 from dreamfusion_jax.runs.trained_scene import TrainedScene, load_scene
+from dreamfusion_jax.scene.fields.protocol import Params
 
 LoadedPrior = tuple[Prior, PriorParams]
 """A prior with its parameters, where many runs share one that is in memory already."""
@@ -82,14 +83,13 @@ class Run:
     ) -> None:
         self.folder, self.settings, self.config = folder, settings, settings.config
         self.say, self._lock = say, lock
-        self.loaded = loaded
-        prior, params = loaded
+        prior, self._prior_params = loaded
         self.model = Model(self.config.scene, prior)
         self._decoder = Decoder(*loaded) if self.config.scene.latent else None
         say("encoding the prompt")
         self.text = encode_prompts(
             prior,
-            params,
+            self._prior_params,
             settings.prompt,
             self.config.train.prompts,
             settings.negative_prompt,
@@ -113,7 +113,8 @@ class Run:
 
         Raises:
             RunExistsError: There is a run in the folder.
-            CheckpointError: The folder cannot be written, or is in use.
+            CheckpointError: The folder cannot be written, or is in use; or there is no scene to
+                begin with that fits.
             ValueError: A request that cannot be carried out.
             OSError: Weights that cannot be read.
         """
@@ -124,6 +125,7 @@ class Run:
         settings.config.train.distillation.check(loaded[0])
         with contextlib.ExitStack() as lock:
             run = cls(folder, settings, loaded, lock, say)
+            run._scene_to_begin_with()
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 lock.enter_context(locked(folder))
@@ -158,6 +160,11 @@ class Run:
             run = cls(folder, settings, loaded or _load(settings, say), lock, say)
             run._lock = lock.pop_all()
         return run
+
+    @property
+    def loaded(self) -> LoadedPrior:
+        """The prior, and its parameters."""
+        return self.model.prior, self._prior_params
 
     def close(self) -> None:
         """Lets other programs write to the folder."""
@@ -205,6 +212,15 @@ class Run:
             )
         return self.scene(state)
 
+    def state(self) -> TrainState:
+        """The state of the last checkpoint; where there is none, that of the start.
+
+        Raises:
+            CheckpointError: No checkpoint, or not the scene to begin with, can be read.
+        """
+        with Checkpointer(self.folder) as checkpoints:
+            return self._begin(checkpoints)
+
     def scene(self, state: TrainState) -> TrainedScene:
         """The scene of a state; it lives as long as the state, which the next step takes."""
         train = self.config.train
@@ -225,16 +241,29 @@ class Run:
     def _begin(self, checkpoints: Checkpointer) -> TrainState:
         state = init_state(self.model, self.config.train, self.settings.seed)
         if checkpoints.latest_step() is None:
-            return state
+            params = self._scene_to_begin_with()
+            return state if params is None else dataclasses.replace(state, params=params)
         state, note = checkpoints.restore_newest(state)
         if note:
             self.say(note)
         self.say(f"going on from step {int(state.step)}")
         return state
 
+    def _scene_to_begin_with(self) -> Params | None:
+        """Parameters of another run's scene, if this one begins with it."""
+        other = self.settings.init_from
+        if other is None:
+            return None
+        scene = TrainedScene.load(other, self._decoder)
+        if scene.model != self.config.scene:
+            raise CheckpointError(
+                f"the scene of {other} has another field, background or sampling than this run"
+            )
+        return scene.params
+
     def _advance(self, state: TrainState) -> tuple[TrainState, Values]:
         return train_step(
-            state, self.loaded[1], self.text, model=self.model, config=self.config.train
+            state, self._prior_params, self.text, model=self.model, config=self.config.train
         )
 
 
@@ -255,13 +284,7 @@ class _Keeper:
 
 def _load(settings: RunSettings, say: Say) -> LoadedPrior:
     say(f"loading the prior {settings.prior}" + (f" ({settings.weights})" * bool(settings.weights)))
-    return load_prior(
-        settings.prior,
-        settings.prompt,
-        settings.weights,
-        latent=settings.config.scene.latent,
-        image_size=settings.image_size,
-    )
+    return settings.load_prior()
 
 
 def load_finished(folder: Path) -> tuple[RunSettings, TrainedScene]:

@@ -17,11 +17,13 @@ import cattrs.v
 import jax
 from cattrs.strategies import configure_tagged_union
 
+from dreamfusion_jax.diffusion.checkpoints.known_kinds import FilePrediction
 from dreamfusion_jax.distillation.optimizers import OptimizerConfig
 from dreamfusion_jax.distillation.protocol import Distillation
 from dreamfusion_jax.distillation.sds import Sds
 from dreamfusion_jax.presets import Preset, RunConfig
-from dreamfusion_jax.priors.loading import PriorName
+from dreamfusion_jax.priors.loading import PriorName, load_prior
+from dreamfusion_jax.priors.prior import Prior, PriorParams
 from dreamfusion_jax.runs.checkpoint import CheckpointError
 from dreamfusion_jax.runs.old_settings import is_old, upgrade
 from dreamfusion_jax.scene.fields.grid import GridField
@@ -47,6 +49,10 @@ class RunSettings:
         image_size: Height and width of the renderings that a prior is shown which leaves them
             open, pixels; None for its own.
         preset: Name of the preset that the settings began as; it decides nothing.
+        loras: Files of LoRAs, FILE[:SCALE], merged into the prior.
+        prediction_type: What the UNet of a single file predicts, where the file does not tell.
+        tokenizer: Folder or repository of the tokenizer of a single file.
+        init_from: Folder or file of a scene to begin with, of the same field; None for a fresh one.
 
     Raises:
         ValueError: The prompt is empty, or the seed negative.
@@ -60,6 +66,10 @@ class RunSettings:
     weights: str | None = None
     image_size: int | None = None
     preset: str = ""
+    loras: tuple[str, ...] = ()
+    prediction_type: FilePrediction | None = None
+    tokenizer: str | None = None
+    init_from: str | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
@@ -71,6 +81,19 @@ class RunSettings:
     def about(self) -> dict[str, str]:
         """What a scene should carry of its making."""
         return {"prompt": self.prompt, "seed": str(self.seed), "preset": self.preset}
+
+    def load_prior(self) -> tuple[Prior, PriorParams]:
+        """The prior and its parameters; see `priors.loading.load_prior`."""
+        return load_prior(
+            self.prior,
+            self.prompt,
+            self.weights,
+            latent=self.config.scene.latent,
+            image_size=self.image_size,
+            loras=self.loras,
+            prediction_type=self.prediction_type,
+            tokenizer=self.tokenizer,
+        )
 
     @classmethod
     def of(cls, preset: Preset, prompt: str, seed: int = 0) -> "RunSettings":

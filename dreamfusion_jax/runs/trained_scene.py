@@ -17,7 +17,6 @@ from dreamfusion_jax.files import write_whole
 from dreamfusion_jax.looks.latents import Decoder, scene_colours
 from dreamfusion_jax.looks.views import Looks, look_around
 from dreamfusion_jax.presets import OutputConfig
-from dreamfusion_jax.priors.loading import load_prior
 from dreamfusion_jax.runs.checkpoint import Checkpointer, CheckpointError, load_config
 from dreamfusion_jax.runs.settings import RunSettings, from_json, read_settings, to_json
 from dreamfusion_jax.scene.camera import Camera
@@ -168,15 +167,7 @@ def load_scene(folder: Path, settings: RunSettings, decoder: Decoder | None = No
     with Checkpointer(folder) as checkpoints:
         params = checkpoints.restore_part(template, ".params")
     if model.latent and decoder is None:
-        decoder = Decoder(
-            *load_prior(
-                settings.prior,
-                settings.prompt,
-                settings.weights,
-                latent=True,
-                image_size=settings.image_size,
-            )
-        )
+        decoder = Decoder(*settings.load_prior())
     blur = train.variance(train.steps, train.steps)
     return TrainedScene(model, params, blur, decoder, settings.about)
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from dreamfusion_jax.checks import check_count
 from dreamfusion_jax.scene.encoding import positional_encoding
 from dreamfusion_jax.scene.fields.mlp import ResidualMlp
 from dreamfusion_jax.scene.fields.protocol import LATENT_CHANNELS, Params
@@ -23,11 +24,17 @@ class EnvironmentMap:
         width: Hidden units.
         blocks: Residual blocks.
         frequencies: L of the encoding.
+
+    Raises:
+        SettingError: There are no units, blocks or frequencies.
     """
 
     width: int = 64
     blocks: int = 1
     frequencies: int = 4
+
+    def __post_init__(self) -> None:
+        check_count(self, "width", "blocks", "frequencies")
 
     def _module(self, latent: bool) -> ResidualMlp:
         return ResidualMlp(self.width, self.blocks, LATENT_CHANNELS if latent else 3)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from dreamfusion_jax.checks import check_count
 from dreamfusion_jax.maths import expand_to
 
 _HASH_PRIMES = (1, 2654435761, 805459861)
@@ -74,16 +75,17 @@ class GridConfig:
         log2_table_size: a level with more vertices than 2 to this power is hashed.
 
     Raises:
-        ValueError: a level has fewer than 2 vertices along an axis.
+        SettingError: A level has fewer than 2 vertices along an axis, or there are no features
+            or no rows.
     """
 
     resolutions: tuple[int, ...] = (16, 32)
     features: int = 4
     log2_table_size: int = 18
 
-    def __post_init__(self):
-        if min(self.resolutions) < 2:
-            raise ValueError(f"resolutions must be 2 or more, not {self.resolutions}")
+    def __post_init__(self) -> None:
+        check_count(self, "resolutions", least=2)
+        check_count(self, "features", "log2_table_size")
 
     def rows(self, resolution: int) -> int:
         """Rows of the table of one level."""

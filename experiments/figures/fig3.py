@@ -13,8 +13,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from dreamfusion_jax.distillation.inside import pictures_of
 
+from dreamfusion_jax.distillation.inside import pictures_of
+from dreamfusion_jax.distillation.showing import show_next
 from dreamfusion_jax.looks.figures import save_figure, tiles
 from dreamfusion_jax.looks.media import enlarge
 from dreamfusion_jax.runs.run import Run
@@ -44,8 +45,8 @@ def draw(arguments: Arguments) -> Path:
     """
     (folder,) = arguments.make([arguments.prompt], [arguments.seed])
     with Run.resume(folder) as run:
-        shown = run.show_next(run.state())
         prior, params = run.loaded
+        shown = show_next(run.state(), params, run.text, model=run.model, config=run.config.train)
         columns = pictures_of(shown, prior, params)
         angles = [
             f"t = {float(t):.2f}, opacity {float(opacity):.2f}"

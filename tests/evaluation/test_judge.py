@@ -18,13 +18,8 @@ from dreamfusion_jax.evaluation.judge import (
     load_judge,
     save_judge,
 )
-from dreamfusion_jax.toybox.bank import Bank, Kind
-from dreamfusion_jax.toybox.captions import Description
-from dreamfusion_jax.toybox.tokenizer import build_tokenizer
-from dreamfusion_jax.toybox.world import MODIFIERS
-from experiments import train_judge
-from experiments.judge_data import (
-    Arguments,
+from dreamfusion_jax.evaluation.judge_data import (
+    JudgeTraining,
     Labels,
     add_nonsense,
     augment,
@@ -32,7 +27,12 @@ from experiments.judge_data import (
     draw,
     true_of,
 )
-from experiments.judge_exam import describe, examine, passes, rank_captions
+from dreamfusion_jax.evaluation.judge_exam import describe, examine, passes, rank_captions
+from dreamfusion_jax.toybox.bank import Bank, Kind
+from dreamfusion_jax.toybox.captions import Description
+from dreamfusion_jax.toybox.tokenizer import build_tokenizer
+from dreamfusion_jax.toybox.world import MODIFIERS
+from experiments import train_judge
 from experiments.train_judge import main, matching_loss, naming_loss, train
 
 TINY = JudgeConfig(
@@ -46,7 +46,7 @@ TINY = JudgeConfig(
     text_width=16,
     words=len(build_tokenizer()),
 )
-SMALL_RUN = Arguments(
+SMALL_RUN = JudgeTraining(
     steps=300, batch_size=32, learning_rate=5e-3, report_every=20, nonsense=0.15, judge=TINY
 )
 
@@ -72,7 +72,7 @@ def test_a_judge_comes_back_from_its_folder_within_half_precision(tmp_path: Path
 
 
 def test_the_full_judge_fits_into_three_megabytes() -> None:
-    shapes = jax.eval_shape(Judge(Arguments().judge).init, jax.random.key(0))
+    shapes = jax.eval_shape(Judge(JudgeTraining().judge).init, jax.random.key(0))
     assert 2 * sum(leaf.size for leaf in jax.tree.leaves(shapes)) < 2.5e6
 
 
@@ -181,7 +181,7 @@ class Signs(Bank):
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("judge") / "whole"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_judge, "arguments_bank", lambda *_, **__: Signs())
+        patch.setattr(train_judge, "open_bank", lambda *_, **__: Signs())
         train(dataclasses.replace(SMALL_RUN, output=folder))
     return folder
 
@@ -205,7 +205,7 @@ def test_a_stopped_training_ends_the_same(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = dataclasses.replace(SMALL_RUN, output=tmp_path / "stopped")
-    monkeypatch.setattr(train_judge, "arguments_bank", lambda *_, **__: Signs())
+    monkeypatch.setattr(train_judge, "open_bank", lambda *_, **__: Signs())
     real, calls = train_judge.train_step, []
 
     def stop_after_30(*values, **named):

@@ -4,14 +4,17 @@ import json
 import shutil
 
 import huggingface_hub
+import jax
 import numpy as np
 import pytest
 from helpers.torch_pipelines import save_stable_diffusion
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from dreamfusion_jax.priors.loading import load_prior
+from dreamfusion_jax.runs.settings import RunSettings, from_json, to_json
 from experiments import sample
-from experiments.run import main
+from experiments.run import main, parse, settings_of
 
 PROMPT = "a red car"
 TINY = [
@@ -151,6 +154,66 @@ def test_latents_are_not_clipped(weights, tmp_path, capsys):
     line = _refused(capsys, *arguments, "--train.distillation.clip-denoised", "True")
     assert "--train.distillation.clip-denoised" in line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def lora(weights, tmp_path_factory):
+    """A LoRA of rank 1 for the first matrix of the UNet's cross-attention."""
+    stored = load_file(weights / "unet/diffusion_pytorch_model.safetensors")
+    name = next(n for n in sorted(stored) if n.endswith("attn2.to_v.weight"))
+    out, width = stored[name].shape
+    rng, module = np.random.default_rng(0), name.removesuffix(".weight")
+    parts = {
+        f"unet.{module}.lora.down.weight": rng.normal(size=(1, width)).astype(np.float32),
+        f"unet.{module}.lora.up.weight": rng.normal(size=(out, 1)).astype(np.float32),
+    }
+    file = tmp_path_factory.mktemp("lora") / "style.safetensors"
+    save_file(parts, file, metadata={"format": "pt"})
+    return file
+
+
+def test_loras_change_the_weights_that_they_name(weights, lora):
+    def leaves(*loras):
+        _, params = load_prior("stable-diffusion", PROMPT, str(weights), loras=loras)
+        flat, _ = jax.tree_util.tree_flatten_with_path(params)
+        return {jax.tree_util.keystr(at): np.asarray(leaf) for at, leaf in flat}
+
+    plain, merged = leaves(), leaves(f"{lora}:2", f"{lora}:-0.5")
+    (changed,) = [name for name in plain if (plain[name] != merged[name]).any()]
+    down, up = (
+        next(x for n, x in load_file(lora).items() if f".{role}." in n) for role in ("down", "up")
+    )
+    expected = plain[changed].astype(np.float64) + 1.5 * (up.astype(np.float64) @ down).T
+    np.testing.assert_allclose(merged[changed], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--lora", "x.safetensors"], "--lora"),
+        (["--prediction-type", "epsilon"], "--prediction-type"),
+        (["--tokenizer", "x"], "--tokenizer"),
+        (["--prior", "stable-diffusion", "--weights", "x.ckpt"], "x.ckpt"),
+        (["--prior", "stable-diffusion", "--weights", "x.safetensors"], "x.safetensors"),
+    ],
+)
+def test_weights_that_do_not_fit_the_prior_are_refused(options, named, tmp_path, capsys):
+    line = _refused(capsys, "--prompt", PROMPT, *options, "--output", str(tmp_path / "out"))
+    assert named in line and not (tmp_path / "out").exists()
+
+
+def test_loras_are_kept_in_the_settings_and_refused_where_they_do_not_fit(
+    weights, lora, tmp_path, capsys
+):
+    arguments = [*TINY, "--weights", str(weights), "--output", str(tmp_path / "out")]
+    other = tmp_path / "loha.safetensors"
+    save_file({"lora_unet_conv_in.hada_w1_a": np.ones((2, 2), np.float32)}, other)
+    assert "LoHa" in _refused(capsys, *arguments, "--lora", str(other))
+    assert not (tmp_path / "out").exists()
+    asked = settings_of(parse([*arguments, "--lora", f"{lora}:0.5"]))
+    kept = json.loads(json.dumps(to_json(asked)))
+    assert kept["loras"] == [f"{lora}:0.5"]
+    assert from_json(kept, RunSettings) == asked
 
 
 def test_samples_in_two_dimensions(weights, tmp_path):

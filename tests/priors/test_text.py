@@ -119,6 +119,25 @@ def test_second_time_needs_no_encoder(tmp_path):
     one_line(texts(other), ["a duck"], "cannot embed 'a duck'")
 
 
+def test_several_arrays_a_prompt_are_kept_by_name(tmp_path):
+    """As a prior with two encoders and a pooled vector has them (SDXL)."""
+    folder = tmp_path / "model"
+    make(folder, "sd-1.5")
+    asked = []
+
+    def two(pipeline, prompts):
+        asked.extend(prompts)
+        length = jnp.asarray([float(len(prompt)) for prompt in prompts])
+        return {"states": length[:, None, None] * jnp.ones((1, 3, 2)), "pooled.2": length[:, None]}
+
+    first = texts(folder, two)(["a duck", ""])
+    again = texts(folder, two)(["", "a duck", "a car"])
+    assert asked == ["a duck", "", "a car"]
+    assert {name: x.shape for name, x in first.items()} == {"states": (2, 3, 2), "pooled.2": (2, 1)}
+    np.testing.assert_array_equal(again["pooled.2"][:, 0], [0.0, 6.0, 5.0])
+    np.testing.assert_array_equal(again["states"][:, 2, 1], [0.0, 6.0, 5.0])
+
+
 @pytest.mark.parametrize(("kind", "encode"), [("sd-1.5", encode_clip), ("t5", encode_t5)])
 def test_an_embedding_does_not_depend_on_its_company(kind, encode, tmp_path):
     make(tmp_path / "model", kind)

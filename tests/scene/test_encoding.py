@@ -102,7 +102,7 @@ def test_tables_are_dense_where_they_fit_and_bounded():
 
 
 def test_resolutions_below_two_are_refused():
-    with pytest.raises(ValueError, match="2 or more"):
+    with pytest.raises(ValueError, match="resolutions of GridConfig must be"):
         GridConfig(resolutions=(1, 16))
 
 

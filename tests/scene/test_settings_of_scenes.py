@@ -1,6 +1,12 @@
 import pytest
 
+from dreamfusion_jax.scene.background import EnvironmentMap
 from dreamfusion_jax.scene.camera import CameraConfig
+from dreamfusion_jax.scene.encoding import GridConfig
+from dreamfusion_jax.scene.fields.density import Density
+from dreamfusion_jax.scene.fields.grid import GridField
+from dreamfusion_jax.scene.fields.mlp import MlpField
+from dreamfusion_jax.scene.fields.proposal import ProposalMlp
 from dreamfusion_jax.scene.render import SamplingConfig
 
 
@@ -22,6 +28,19 @@ from dreamfusion_jax.scene.render import SamplingConfig
         (SamplingConfig, "dilation", -0.5),
         (SamplingConfig, "dilation_floor", float("inf")),
         (SamplingConfig, "anneal_slope", -1.0),
+        (Density, "bias", float("nan")),
+        (Density, "strength", -1.0),
+        (Density, "width", 0.0),
+        (GridField, "radius", 0.0),
+        (GridField, "smoothness", -1e-3),
+        (GridConfig, "resolutions", (16, 1)),
+        (GridConfig, "features", 0),
+        (GridConfig, "log2_table_size", 0),
+        (MlpField, "width", 0),
+        (MlpField, "blocks", 0),
+        (MlpField, "frequencies", 0),
+        (ProposalMlp, "blocks", 0),
+        (EnvironmentMap, "width", 0),
     ],
 )
 def test_impossible_settings_are_refused(kind, name, value):

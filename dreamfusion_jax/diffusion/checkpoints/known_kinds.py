@@ -2,7 +2,10 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
+
+FilePrediction = Literal["epsilon", "v_prediction"]
+"""What the UNets of Stable Diffusion predict, in diffusers' words."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -154,10 +154,17 @@ class Merged:
     Attributes:
         base: The checkpoint.
         loras: What is merged into it, one after the other.
+
+    Raises:
+        WeightsError: A LoRA cannot be read.
     """
 
     base: Checkpoint
     loras: Sequence[Lora]
+
+    def __post_init__(self) -> None:
+        for lora in self.loras:
+            _ = lora.modules  # A file that is none is refused before the checkpoint is read.
 
     @property
     def identity(self) -> str:

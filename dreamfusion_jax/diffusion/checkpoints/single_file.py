@@ -5,10 +5,10 @@ import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dreamfusion_jax.diffusion.checkpoints import hub, ldm_names
-from dreamfusion_jax.diffusion.checkpoints.known_kinds import KINDS, Kind
+from dreamfusion_jax.diffusion.checkpoints.known_kinds import KINDS, FilePrediction, Kind
 from dreamfusion_jax.diffusion.checkpoints.tensors import (
     Tensor,
     Tensors,
@@ -24,9 +24,6 @@ from dreamfusion_jax.diffusion.vae import AutoencoderKL, VaeConfig
 
 DEFAULT_TOKENIZER = "openai/clip-vit-large-patch14"
 """The vocabulary of all Stable Diffusions; a file of weights holds none."""
-
-FilePrediction = Literal["epsilon", "v_prediction"]
-"""What the UNets of Stable Diffusion predict, in diffusers' words."""
 
 _CLASSES = {
     "unet": "UNet2DConditionModel",

@@ -6,6 +6,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dreamfusion_jax.checks import FINITE, NOT_NEGATIVE, POSITIVE, check_range
 from dreamfusion_jax.maths import safe_exp
 
 
@@ -25,12 +26,20 @@ class Density:
         blob: Whether the blob is inside or outside of the exponential.
         strength: The blob's peak: of the exponent if inside, else of the density.
         width: The blob's standard deviation, world units.
+
+    Raises:
+        SettingError: The width is not positive, the strength negative, or one of them not finite.
     """
 
     bias: float = -4.0
     blob: Literal["inside", "outside"] = "inside"
     strength: float = 6.0
     width: float = 0.2
+
+    def __post_init__(self) -> None:
+        check_range(self, FINITE, "bias")
+        check_range(self, NOT_NEGATIVE, "strength")
+        check_range(self, POSITIVE, "width")
 
     def __call__(
         self, raw: Float[Array, "*batch"], mean: Float[Array, "*batch 3"]

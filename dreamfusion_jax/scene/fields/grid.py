@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from dreamfusion_jax.checks import NOT_NEGATIVE, POSITIVE, check_range
 from dreamfusion_jax.scene.encoding import GridConfig, encode_grid, init_grid
 from dreamfusion_jax.scene.fields.density import Density
 from dreamfusion_jax.scene.fields.protocol import LATENT_CHANNELS, Params
@@ -25,6 +26,9 @@ class GridField:
         density: Its activation.
         smoothness: Weight of the total variation of dense levels.
         latent: See `Field`.
+
+    Raises:
+        SettingError: The radius is not positive, or the smoothness negative.
     """
 
     grid: GridConfig = GridConfig(resolutions=(16, 32), features=4, log2_table_size=18)
@@ -32,6 +36,10 @@ class GridField:
     density: Density = Density()
     smoothness: float = 5e-3
     latent: bool = False
+
+    def __post_init__(self) -> None:
+        check_range(self, POSITIVE, "radius")
+        check_range(self, NOT_NEGATIVE, "smoothness")
 
     def _grid(self) -> GridConfig:
         if self.latent:

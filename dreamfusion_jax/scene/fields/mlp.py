@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from dreamfusion_jax.checks import check_count
 from dreamfusion_jax.scene.encoding import integrated_positional_encoding
 from dreamfusion_jax.scene.fields.density import Density
 from dreamfusion_jax.scene.fields.protocol import Params
@@ -56,6 +57,9 @@ class MlpField:
         frequencies: L of the encoding.
         density: Its activation, so that optimisation begins with something in the middle.
         bfloat16: Whether matrix products run in bfloat16; the density stays float32.
+
+    Raises:
+        SettingError: There are no units, blocks or frequencies.
     """
 
     width: int = 128
@@ -63,6 +67,9 @@ class MlpField:
     frequencies: int = 8
     density: Density = Density()
     bfloat16: bool = False
+
+    def __post_init__(self) -> None:
+        check_count(self, "width", "blocks", "frequencies")
 
     @property
     def latent(self) -> bool:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from dreamfusion_jax.checks import check_count
 from dreamfusion_jax.scene.encoding import integrated_positional_encoding
 from dreamfusion_jax.scene.fields.density import Density
 from dreamfusion_jax.scene.fields.mlp import ResidualMlp
@@ -21,12 +22,18 @@ class ProposalMlp:
         blocks: Residual blocks.
         frequencies: L of the encoding.
         density: Its activation; begins like the field's, so that the first samples are right.
+
+    Raises:
+        SettingError: There are no units, blocks or frequencies.
     """
 
     width: int = 64
     blocks: int = 1
     frequencies: int = 5
     density: Density = Density()
+
+    def __post_init__(self) -> None:
+        check_count(self, "width", "blocks", "frequencies")
 
     def _module(self) -> ResidualMlp:
         return ResidualMlp(self.width, self.blocks, 1)

@@ -4,7 +4,6 @@ Needs no more than jax, flax, optax, orbax, numpy and transformers' tokenizer, s
 on machines that have nothing else; grids of samples are drawn where Pillow is.
 """
 
-import contextlib
 import dataclasses
 import functools
 import json
@@ -19,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.numpy import save_file
 
 from dreamfusion_jax.diffusion.checkpoints.weights import load_params, save_params
@@ -39,6 +37,7 @@ from dreamfusion_jax.toybox.training.model import (
     make_networks,
     train_step,
 )
+from dreamfusion_jax.toybox.training.report import Report
 from dreamfusion_jax.toybox.training.start import read_weights, start_from
 
 GRID_VIEWS = ("front view", "left view", "back view", "right view", "overhead view")
@@ -140,7 +139,7 @@ class Training:
                 late = 0 < limit < time.monotonic() - began
                 return signalled() or (signal.SIGINT if late else 0)
 
-            with _Report(self.console, first, total, self._batch_size) as report:
+            with Report(self.console, first, total, self._batch_size) as report:
                 try:
                     iterate(
                         lambda state: self._improve(state, next(batches)),
@@ -155,7 +154,7 @@ class Training:
                     raise SystemExit(130) from None
         self.console.print(f"done: {self.folder}")
 
-    def _watch(self, moment: Moment[State], report: "_Report", checkpoints: Checkpointer) -> None:
+    def _watch(self, moment: Moment[State], report: Report, checkpoints: Checkpointer) -> None:
         """Reports, saves and draws when their turn has come."""
         report.add(moment.values["loss"])
         saving = moment.due(self.settings.save_every) or moment.last or moment.stopping
@@ -164,10 +163,12 @@ class Training:
             self._check_finite(mean, moment.state, checkpoints)
             self.history.add(moment.step, report.mean, report.speed)
         if saving:
-            self._save(moment.state, checkpoints)
+            with report.paused():
+                self._save(moment.state, checkpoints)
         every = self.running.sample_every
         if every and (moment.last or moment.due(every)):
-            self._draw_samples(moment.state, moment.step)
+            with report.paused():
+                self._draw_samples(moment.state, moment.step)
 
     def _plans(self, first: int, total: int) -> Iterator[tuple]:
         """The batches of steps, each drawn on the host while the one before is learned from."""
@@ -275,48 +276,3 @@ def write_grid(path: Path, table: jax.Array, labels: list[str]) -> None:
         np.save(path.with_suffix(".npy"), np.asarray(255 * table).astype(np.uint8))
     else:
         save_png(path, contact_sheet(enlarge(table), labels))
-
-
-class _Report(contextlib.AbstractContextManager):
-    """The progress bar: step, mean loss since the last report, images per second, time left."""
-
-    def __init__(self, console: Console, first: int, total: int, batch_size: int) -> None:
-        self.console, self.batch_size, self.losses = console, batch_size, []
-        self.step, self.mean, self.began = first, float("nan"), (first, 0.0)
-        self.speed = 0.0
-        self.bar = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(),
-            console=console,
-        )
-        self.task = self.bar.add_task("", total=total, completed=first, note="compiling")
-
-    def __enter__(self) -> "_Report":
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def add(self, loss: jax.Array) -> None:
-        """Takes the loss of a step, without waiting for it."""
-        self.losses.append(loss)
-        if self.began[1] == 0.0:
-            loss.block_until_ready()  # The clock starts when all is compiled.
-            self.began = (self.step + 1, time.perf_counter())
-
-    def write(self, step: int) -> float:
-        """Waits for the steps so far, shows them, and returns the mean loss."""
-        if self.losses:
-            self.mean = float(np.mean(jax.device_get(self.losses)))
-            images = (step - self.began[0]) * self.batch_size
-            self.speed = images / (time.perf_counter() - self.began[1])
-            note = f"loss {self.mean:.4f}  {self.speed:.0f} images/s"
-            self.bar.update(self.task, completed=step, note=note)
-            if not self.console.is_terminal:
-                self.console.print(f"step {step} {note}")
-            self.step, self.losses = step, []
-        return self.mean

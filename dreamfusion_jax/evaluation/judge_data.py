@@ -2,12 +2,10 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from dreamfusion_jax.evaluation.judge import JudgeConfig
 from dreamfusion_jax.pytree import pytree
@@ -26,13 +24,13 @@ EXTRA_CAPTIONS = 100
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
+class JudgeTraining:
     """A training of the judge; the defaults are the judge that is shipped.
 
     Attributes:
         output: Folder of the judge; training goes on from what is found there.
-        bank: Traced views to learn from, of `experiments.draw_bank`.
-        unseen: Traced views to test on, drawn with another `--seed`.
+        bank: Traced views to learn from.
+        unseen: Traced views to test on, drawn with another seed.
         steps: Length of the training.
         batch_size: Pictures per step.
         learning_rate: At its highest.
@@ -51,7 +49,7 @@ class Arguments:
     seed: int = 20_000
     nonsense: float = 0.08
     report_every: int = 200
-    judge: Annotated[JudgeConfig, tyro.conf.arg(name="judge")] = JudgeConfig(
+    judge: JudgeConfig = JudgeConfig(
         modifiers=MODIFIERS,
         image_size=64,
         block=2,
@@ -120,22 +118,22 @@ def true_of(said: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def draw(
-    rng: np.random.Generator, bank: Bank, arguments: Arguments, ids_of
+    rng: np.random.Generator, bank: Bank, training: JudgeTraining, ids_of
 ) -> tuple[Paints, Labels]:
     """A batch of pictures and captions; some pictures show something else.
 
     Args:
         rng: Of all randomness.
         bank: Traced views.
-        arguments: Of the training.
+        training: Its settings.
         ids_of: Function from captions to token ids.
     """
-    config, count = arguments.judge, arguments.batch_size
+    config, count = training.judge, training.batch_size
     vocabulary = vocabulary_of(config)
     plan = draw_plan(rng, bank, vocabulary, count, PICTURES, held_out=True)
     # Names of heights, framings and lights are none of the judge's words.
     truths = [dataclasses.replace(t, height=None, framing=None, light=None) for t in plan.truths]
-    paints, real = add_nonsense(rng, plan.paints, rng.random(count) >= arguments.nonsense)
+    paints, real = add_nonsense(rng, plan.paints, rng.random(count) >= training.nonsense)
     truth = codes_of(truths, config)
     captions = [_shortened(rng, d) for d in truths] + [_changed(rng, d, config) for d in truths]
     captions += [

@@ -8,11 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamfusion_jax.evaluation.judge import Judge, Params
+from dreamfusion_jax.evaluation.judge_data import (
+    PICTURES,
+    JudgeTraining,
+    add_nonsense,
+    codes_of,
+    vocabulary_of,
+)
 from dreamfusion_jax.toybox.bank import FACTS, Bank, kinds_of
 from dreamfusion_jax.toybox.captions import caption
 from dreamfusion_jax.toybox.pictures import PictureConfig, draw_plan, paint
 from dreamfusion_jax.toybox.world import CATEGORIES, Scene
-from experiments.judge_data import PICTURES, Arguments, add_nonsense, codes_of, vocabulary_of
 
 Exam = dict[str, float]
 
@@ -157,7 +163,7 @@ def passes(found: dict[str, Exam], ranking: float) -> bool:
     return all(shares[name] >= gate for name, gate in GATES.items())
 
 
-def arguments_bank(arguments: Arguments, *, unseen: bool) -> Bank:
+def open_bank(training: JudgeTraining, *, unseen: bool) -> Bank:
     """The views to learn from, or those to test on."""
-    folder = arguments.unseen if unseen else arguments.bank
-    return Bank(folder, kinds_of(vocabulary_of(arguments.judge)))
+    folder = training.unseen if unseen else training.bank
+    return Bank(folder, kinds_of(vocabulary_of(training.judge)))
