@@ -56,9 +56,20 @@ setup(
     extras_require={
         "cuda": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
+        "figures": ["matplotlib>=3.9"],
+        "docs": [
+            "mkdocs<2",
+            "mkdocs-jupyter>=0.25",
+            "mkdocs-material>=9.5",
+            "mkdocstrings[python]>=0.29",
+        ],
         "test": [
             "beartype>=0.22",
             "diffusers>=0.40",
+            "ipykernel>=6.29",
+            "matplotlib>=3.9",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
             "peft>=0.18",
             "pre-commit>=4.0",
             "pyright[nodejs]>=1.1.400",

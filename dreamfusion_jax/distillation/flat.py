@@ -7,7 +7,7 @@ renderer's place. Freed of cameras and light, it shows what the loss itself does
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from dreamfusion_jax.priors.prior import Condition, Prior, PriorParams
 from dreamfusion_jax.schedules import Ramp
 
 
+@runtime_checkable
 class Generator(Protocol):
     """From parameters to pictures."""
 
