@@ -33,7 +33,14 @@ def _words(settings: RunSettings) -> Iterator[str]:
         yield from ("--preset", preset.name)
     if settings.prior != "toybox":
         yield from ("--prior", settings.prior)
-    simple = ("negative_prompt", "weights", "image_size", "prediction_type", "tokenizer")
+    simple = (
+        "negative_prompt",
+        "weights",
+        "image_size",
+        "prediction_type",
+        "tokenizer",
+        "init_from",
+    )
     for option in simple:
         value = getattr(settings, option)
         if value not in (None, ""):

@@ -7,14 +7,18 @@ with --resume and that folder.
 """
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from dreamfusion_jax.caches import keep_compiled_programs
+from dreamfusion_jax.evaluation.symptoms import Symptoms, complaints
+from dreamfusion_jax.evaluation.watching import Watcher, best
 from dreamfusion_jax.pages.run_page import write_run_page
 from dreamfusion_jax.runs.loop import Observer, Stopped
 from dreamfusion_jax.runs.progress import Reporter
-from dreamfusion_jax.runs.run import Run, RunExistsError, Say, run_folder
+from dreamfusion_jax.runs.run import LoadedPrior, Run, RunExistsError, Say, run_folder
 from dreamfusion_jax.runs.tensorboard import TensorBoard
 from dreamfusion_jax.viewer.live import Live
 from dreamfusion_jax.viewer.viewer import Viewer
@@ -46,23 +50,24 @@ def _options_named() -> Iterator[None]:
         raise UsageError(f"{error} ({', '.join(named)})") from error
 
 
-def open_run(arguments: Arguments, say: Say) -> Run:
+def open_run(arguments: Arguments, say: Say, loaded: LoadedPrior | None = None) -> Run:
     """Starts or resumes the run that a command line asks for.
 
     Args:
         arguments: The command line.
         say: Is told of phases.
+        loaded: The prior, if it is in memory already.
 
     Raises:
         ValueError: A request that cannot be carried out.
         OSError: Weights that cannot be read, or a folder that cannot be written.
     """
     if arguments.resume is not None:
-        return Run.resume(arguments.resume, say=say)
+        return Run.resume(arguments.resume, loaded, say)
     folder = run_folder(arguments.output, arguments.prompt, arguments.seed)
     try:
         with _options_named():
-            return Run.start(folder, settings_of(arguments), say=say)
+            return Run.start(folder, settings_of(arguments), loaded, say)
     except RunExistsError:
         raise UsageError(
             f"{folder} holds a run already: --resume {folder}, or another --output"
@@ -82,22 +87,58 @@ def _watching(arguments: Arguments, run: Run) -> Iterator[list[Observer]]:
         yield observers
 
 
+def make(
+    arguments: Arguments, loaded: LoadedPrior | None = None, *, again: bool = False
+) -> tuple[Run, Symptoms]:
+    """Trains one scene and writes its results and its page, or goes on with it.
+
+    Args:
+        arguments: The command line.
+        loaded: The prior, if it is in memory already.
+        again: Whether another seed will follow where this one comes out empty, so that it is
+            no error that nothing can be written.
+
+    Returns:
+        The run, closed, and what its scene suffers from.
+    """
+    with (
+        Reporter() as reporter,
+        open_run(arguments, reporter.say, loaded) as run,
+        _watching(arguments, run) as watching,
+    ):
+        watcher = Watcher(run, reporter.say)
+        try:
+            scene = run.train([reporter, watcher, *watching])
+        except Stopped as stopped:
+            print(f"{stopped}; go on with --resume {run.folder}", file=sys.stderr)
+            raise SystemExit(128 + stopped.signal) from None
+        found = watcher.finish(scene)
+        said = [f"done: {run.folder}"]
+        if not (again and "emptiness" in complaints(found)):
+            run.write_results(scene)
+            said.append(f"page: {write_run_page(run.folder, command_of(run.settings))}")
+        reporter.say("\n".join(said))
+    return run, found
+
+
 def main(argv: list[str] | None = None) -> None:
     """Runs from the command line."""
-    with one_line_errors(), Reporter() as reporter:
+    with one_line_errors():
         arguments = parse(sys.argv[1:] if argv is None else argv)
         if arguments.compilation_cache:
             keep_compiled_programs()
-        say_devices(reporter.say)
-        with open_run(arguments, reporter.say) as run, _watching(arguments, run) as watching:
-            try:
-                scene = run.train([reporter, *watching])
-            except Stopped as stopped:
-                print(f"{stopped}; go on with --resume {run.folder}", file=sys.stderr)
-                raise SystemExit(128 + stopped.signal) from None
-            run.write_results(scene)
-            page = write_run_page(run.folder, command_of(run.settings))
-        reporter.say(f"done: {run.folder}\npage: {page}")
+        say_devices()
+        found: dict[Path, Symptoms] = {}
+        loaded = None
+        for left in range(arguments.retries, -1, -1):
+            run, found_now = make(arguments, loaded, again=left > 0)
+            found[run.folder] = found_now
+            if not complaints(found_now):
+                break
+            loaded = run.loaded
+            arguments = dataclasses.replace(arguments, seed=arguments.seed + 1)
+        if len(found) > 1:
+            print(f"best of {len(found)}: {best(found)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,10 @@ class Arguments:
             given.
         steps: Length of the optimisation; the preset's if not given.
         output: Folder that gets the run's folder.
+        init_from: Folder of a run, or a scene.safetensors, whose scene this one begins with; of the
+            same preset and field. A prompt is refined so, step by step.
+        retries: How often to start again, each time with the next seed, where the finished scene
+            is empty, fog, flat, or has several faces; the best of them is then named.
         resume: Folder of a stopped run to go on with; give no other option with it.
         prior: "toybox" is the diffusion model that comes with the package, "oracle" knows
             the true picture of its objects, for testing everything else;
@@ -68,6 +72,8 @@ class Arguments:
     preset: str = "toybox"
     steps: int | None = None
     output: Path = Path("outputs")
+    init_from: Path | None = None
+    retries: int = 0
     resume: Path | None = None
     prior: PriorName = "toybox"
     weights: str | None = None
@@ -147,6 +153,8 @@ def _check(arguments: Arguments) -> Arguments:
         raise UsageError("the prompt is empty; try --prompt 'a red mushroom'")
     if arguments.seed < 0:
         raise UsageError(f"--seed must not be negative, not {arguments.seed}")
+    if arguments.retries < 0:
+        raise UsageError(f"--retries must not be negative, not {arguments.retries}")
     if arguments.steps is None:
         return arguments
     try:
@@ -170,4 +178,5 @@ def settings_of(arguments: Arguments) -> RunSettings:
         image_size=arguments.image_size,
         preset=arguments.preset,
         config=arguments.config,
+        init_from=str(arguments.init_from) if arguments.init_from else None,
     )

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dreamfusion_jax.presets import Preset
-from dreamfusion_jax.priors import toybox
 from dreamfusion_jax.runs.files import CONFIG
 from dreamfusion_jax.runs.run import LoadedPrior, Run, is_finished, run_folder
 from dreamfusion_jax.runs.settings import RunSettings
@@ -18,6 +17,8 @@ def make_objects(
     output: Path,
     preset: Preset,
     loaded: LoadedPrior | None = None,
+    weights: str | None = None,
+    init_from: Path | None = None,
     say: Callable[[str], None] = lambda phase: None,
 ) -> tuple[Path, ...]:
     """Runs every prompt with every seed, with one prior for all.
@@ -29,7 +30,9 @@ def make_objects(
         seeds: One object of each prompt for each.
         output: Folder of the runs' folders.
         preset: Settings of all of them; what they write is cut down to what is measured.
-        loaded: The prior and its parameters; the embedded one if not given.
+        loaded: The prior and its parameters; the preset's if not given.
+        weights: Of the preset's prior; None for the usual ones.
+        init_from: Folder of a run whose scene all of them begin with.
         say: Is told of phases.
 
     Returns:
@@ -41,14 +44,21 @@ def make_objects(
         folders.append(folder)
         if is_finished(folder):
             continue
-        loaded = loaded or toybox.load()
         say(f"making {folder}")
         settings = RunSettings(
-            prompt, _brief(preset), seed=seed, prior=preset.prior, preset=preset.name
+            prompt,
+            _brief(preset),
+            seed=seed,
+            prior=preset.prior,
+            weights=weights,
+            init_from=str(init_from) if init_from else None,
+            preset=preset.name,
         )
         begun = (folder / CONFIG).exists()
         run = Run.resume(folder, loaded) if begun else Run.start(folder, settings, loaded)
         with run:
+            if preset.prior != "oracle":  # That is another one for every prompt.
+                loaded = run.loaded
             run.write_results(run.train())
     return tuple(folders)
 

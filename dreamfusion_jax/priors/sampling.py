@@ -1,4 +1,4 @@
-"""Pictures from a prior: deterministic sampling with classifier-free guidance."""
+"""Pictures from a prior: sampling with classifier-free guidance, with or without added noise."""
 
 import functools
 from collections.abc import Sequence
@@ -10,7 +10,9 @@ from jaxtyping import Array, Float, Key
 from dreamfusion_jax.priors.prior import Condition, Prior, PriorParams, guide
 
 
-@functools.partial(jax.jit, static_argnames=("prior", "steps", "guidance_weight", "clip_denoised"))
+@functools.partial(
+    jax.jit, static_argnames=("prior", "steps", "guidance_weight", "clip_denoised", "eta")
+)
 def sample(
     key: Key[Array, ""],
     prior: Prior,
@@ -20,11 +22,13 @@ def sample(
     steps: int = 50,
     guidance_weight: float = 3.0,
     clip_denoised: bool = True,
+    eta: float = 0.0,
 ) -> Float[Array, "V H W 3"]:
-    """Denoises Gaussian noise step by step: DDIM (2010.02502, eq. 12) without added noise.
+    """Denoises Gaussian noise step by step (2010.02502, eq. 12 and 16).
 
-    z_s = alpha_s x_hat + sigma_s eps_hat, from the predictions at z_t, for evenly spaced
-    times t > s; the last x_hat is the picture.
+    z_s = alpha_s x_hat + (sigma_s^2 - n_s^2)^(1/2) eps_hat + n_s noise, from the predictions at
+    z_t, for evenly spaced times t > s, with the added noise n_s = eta sigma_s / sigma_t
+    (1 - alpha_t^2 / alpha_s^2)^(1/2); the last x_hat is the picture.
 
     Args:
         key: Random key of the initial noise.
@@ -34,6 +38,7 @@ def sample(
         steps: Evaluations of the model.
         guidance_weight: omega of classifier-free guidance.
         clip_denoised: Clips x_hat to [-1, 1] at every step, if the prior's z_0 is bounded.
+        eta: 0 adds no noise (DDIM), 1 as much as ancestral sampling (DDPM).
 
     Returns:
         Pictures in [0, 1].
@@ -56,7 +61,13 @@ def sample(
 
     def step(i: Array, z: Array) -> Array:
         x, eps = denoise(z, jnp.full(views, times[i]))
-        return schedule.add_noise(x, eps, jnp.full(views, times[i + 1]))
+        if eta == 0.0:
+            return schedule.add_noise(x, eps, jnp.full(views, times[i + 1]))
+        alpha, sigma = (f(times[i + 1]) for f in (schedule.alpha, schedule.sigma))
+        share = 1.0 - (schedule.alpha(times[i]) / alpha) ** 2
+        added = eta * sigma / schedule.sigma(times[i]) * jnp.sqrt(share)
+        fresh = jax.random.normal(jax.random.fold_in(key, i + 1), z.shape)
+        return alpha * x + jnp.sqrt(sigma**2 - added**2) * eps + added * fresh
 
     z = jax.lax.fori_loop(0, steps - 1, step, jax.random.normal(key, shape))
     x, _ = denoise(z, jnp.full(views, times[-1]))
@@ -79,15 +90,27 @@ def sample_texts(
     Raises:
         ValueError: The prior cannot read a text.
     """
-    encoded = prior.encode_text(params, [*texts, negative])
-    conditional = jax.tree.map(lambda leaf: leaf[:-1], encoded)
-    unconditional = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[-1], leaf[:-1].shape), encoded)
     return sample(
         key,
         prior,
         params,
-        Condition(conditional, unconditional),
+        condition_of(prior, params, texts, negative),
         steps=steps,
         guidance_weight=guidance_weight,
         clip_denoised=clip_denoised,
+    )
+
+
+def condition_of(
+    prior: Prior, params: PriorParams, texts: Sequence[str], negative: str = ""
+) -> Condition:
+    """The condition of one picture of each text, away from the negative one.
+
+    Raises:
+        ValueError: The prior cannot read a text.
+    """
+    encoded = prior.encode_text(params, [*texts, negative])
+    return Condition(
+        jax.tree.map(lambda leaf: leaf[:-1], encoded),
+        jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[-1], leaf[:-1].shape), encoded),
     )

@@ -152,12 +152,11 @@ def encode_clip(pipeline: Checkpoint, prompts: list[str]) -> Float[Array, "P N D
         WeightsError: tokenizer or encoder are missing, damaged or do not fit each other.
     """
     config = _read_config(pipeline, ClipTextConfig.from_json)
-    forms = (("tokenizer.json",), ("vocab.json", "merges.txt"))
-    tokenizer = _load_tokenizer(pipeline, CLIPTokenizer, forms, config.vocab_size)
+    tokenizer = load_clip_tokenizer(pipeline.component(_TOKENIZER), config)
     length = min(tokenizer.model_max_length, config.max_length)
     if pipeline.pad_token is not None:
         tokenizer.pad_token = pipeline.pad_token
-    ids, _ = _tokenize(tokenizer, prompts, length)
+    ids, _ = tokenize(tokenizer, prompts, length)
     model = ClipTextModel(config)
     what = f"{pipeline.identity}/{_ENCODER}"
 
@@ -192,9 +191,10 @@ def encode_t5(
     """
     config = _read_config(pipeline, T5Config.from_json)
     forms = (("tokenizer.json",), ("spiece.model",))
-    tokenizer = _load_tokenizer(pipeline, T5Tokenizer, forms, config.vocab_size)
+    folder = pipeline.component(_TOKENIZER)
+    tokenizer = _load_tokenizer(folder, T5Tokenizer, forms, config.vocab_size)
     prompts = [prompt.lower().strip() for prompt in prompts]
-    ids, mask = _tokenize(tokenizer, prompts, T5_LENGTH)
+    ids, mask = tokenize(tokenizer, prompts, T5_LENGTH)
     what = f"{pipeline.identity}/{_ENCODER}"
     with device_errors(what), jax.default_device(host_device()):
         tensors = pipeline.tensors(_ENCODER)
@@ -211,8 +211,18 @@ def _read_config(
         raise WeightsError(f"{pipeline.identity}, {_ENCODER}: {error}") from error
 
 
+def load_clip_tokenizer(folder: Path, config: ClipTextConfig) -> CLIPTokenizer:
+    """Reads the tokenizer of a CLIP text encoder from a folder.
+
+    Raises:
+        WeightsError: It is missing, damaged or does not fit the text encoder.
+    """
+    forms = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+    return _load_tokenizer(folder, CLIPTokenizer, forms, config.vocab_size)
+
+
 def _load_tokenizer(
-    pipeline: Checkpoint,
+    folder: Path,
     kind: type[_Tokenizer],
     forms: tuple[tuple[str, ...], ...],
     rows: int,
@@ -221,7 +231,6 @@ def _load_tokenizer(
 
     transformers makes up a vocabulary where the files are missing: hence the checks.
     """
-    folder = pipeline.component(_TOKENIZER)
     names = {file.name for file in folder.iterdir()}
     if not any(names.issuperset(form) for form in forms):
         wanted = " nor ".join(" with ".join(form) for form in forms)
@@ -238,10 +247,16 @@ def _load_tokenizer(
     return tokenizer
 
 
-def _tokenize(
+def tokenize(
     tokenizer: _Tokenizer, prompts: list[str], length: int
 ) -> tuple[Int[np.ndarray, "P N"], Bool[np.ndarray, "P N"]]:
-    """Ids, padded or cut to a length, and where they are not padding."""
+    """Ids, padded or cut to a length, and where they are not padding.
+
+    Args:
+        tokenizer: The tokenizer.
+        prompts: What to read; a warning says what was cut off.
+        length: Tokens in a row.
+    """
     for prompt in prompts:
         ids = tokenizer(prompt, verbose=False).input_ids
         if len(ids) > length:

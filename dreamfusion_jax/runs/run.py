@@ -8,6 +8,7 @@ Whatever ends the program in between, `Run.resume(folder)` goes on to the same r
 """
 
 import contextlib
+import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from dreamfusion_jax.runs.results import write_preview, write_results
 from dreamfusion_jax.runs.settings import RunSettings, describe_run, read_settings
 from dreamfusion_jax.runs.trained_scene import TrainedScene, load_scene
 from dreamfusion_jax.runs.watch import Watch
+from dreamfusion_jax.scene.fields.protocol import Params
 
 LoadedPrior = tuple[Prior, PriorParams]
 """A prior with its parameters, where many runs share one that is in memory already."""
@@ -116,7 +118,8 @@ class Run:
 
         Raises:
             RunExistsError: There is a run in the folder.
-            CheckpointError: The folder cannot be written, or is in use.
+            CheckpointError: The folder cannot be written, or is in use; or there is no scene to
+                begin with that fits.
             ValueError: A request that cannot be carried out.
             OSError: Weights that cannot be read.
         """
@@ -127,6 +130,7 @@ class Run:
         settings.config.train.distillation.check(loaded[0])
         with contextlib.ExitStack() as lock:
             run = cls(folder, settings, loaded, lock, say)
+            run._scene_to_begin_with()
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 lock.enter_context(locked(folder))
@@ -161,6 +165,11 @@ class Run:
             run = cls(folder, settings, loaded or _load(settings, say), lock, say)
             run._lock = lock.pop_all()
         return run
+
+    @property
+    def loaded(self) -> LoadedPrior:
+        """The prior, and its parameters."""
+        return self.model.prior, self._prior_params
 
     def close(self) -> None:
         """Lets other programs write to the folder."""
@@ -217,6 +226,15 @@ class Run:
             )
         return self.scene(state)
 
+    def state(self) -> TrainState:
+        """The state of the last checkpoint; where there is none, that of the start.
+
+        Raises:
+            CheckpointError: No checkpoint, or not the scene to begin with, can be read.
+        """
+        with Checkpointer(self.folder) as checkpoints:
+            return self._begin(checkpoints)
+
     def scene(self, state: TrainState) -> TrainedScene:
         """The scene of a state; it lives as long as the state, which the next step takes."""
         train = self.config.train
@@ -247,12 +265,25 @@ class Run:
     def _begin(self, checkpoints: Checkpointer) -> TrainState:
         state = init_state(self.model, self.config.train, self.settings.seed)
         if checkpoints.latest_step() is None:
-            return state
+            params = self._scene_to_begin_with()
+            return state if params is None else dataclasses.replace(state, params=params)
         state, note = checkpoints.restore_newest(state)
         if note:
             self.say(note)
         self.say(f"going on from step {int(state.step)}")
         return state
+
+    def _scene_to_begin_with(self) -> Params | None:
+        """Parameters of another run's scene, if this one begins with it."""
+        other = self.settings.init_from
+        if other is None:
+            return None
+        scene = TrainedScene.load(other, self._decoder)
+        if scene.model != self.config.scene:
+            raise CheckpointError(
+                f"the scene of {other} has another field, background or sampling than this run"
+            )
+        return scene.params
 
     def _advance(self, state: TrainState) -> tuple[TrainState, Values]:
         return train_step(

@@ -52,6 +52,7 @@ class RunSettings:
         loras: Files of LoRAs, FILE[:SCALE], merged into the prior.
         prediction_type: What the UNet of a single file predicts, where the file does not tell.
         tokenizer: Folder or repository of the tokenizer of a single file.
+        init_from: Folder or file of a scene to begin with, of the same field; None for a fresh one.
 
     Raises:
         ValueError: The prompt is empty, or the seed negative.
@@ -68,6 +69,7 @@ class RunSettings:
     loras: tuple[str, ...] = ()
     prediction_type: FilePrediction | None = None
     tokenizer: str | None = None
+    init_from: str | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():

@@ -8,6 +8,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from dreamfusion_jax.maths import expand_to
@@ -172,6 +173,34 @@ def colourise(
     image = image + c[..., 1:2] * accent
     image = image + (1.0 - layers.alpha[..., None]) * background
     return jnp.clip(image, 0.0, 1.0)
+
+
+def draw_truth(
+    scene: Scene, cameras: Camera, lights: Lighting, *, size: int, backdrop: float
+) -> tuple[Float[np.ndarray, "V H W 3"], Float[np.ndarray, "V H W"]]:
+    """Finished pictures of an object, and its share of every pixel.
+
+    Args:
+        scene: The object.
+        cameras: [V] cameras.
+        lights: [V] lights.
+        size: Height and width of the pictures.
+        backdrop: Grey behind the object.
+    """
+    layers = _draw_layers(scene.category, scene.modifier, cameras, lights, size=size)
+    main, accent = (jnp.broadcast_to(jnp.asarray(c), cameras.position.shape) for c in scene.palette)
+    colours = colourise(layers, main, accent, jnp.full_like(main, backdrop))
+    return np.asarray(colours), np.asarray(layers.alpha)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames=("size",))
+def _draw_layers(
+    category: str, modifier: str | None, cameras: Camera, lights: Lighting, *, size: int
+) -> Layers:
+    """`trace_layers` of [V] cameras and lights, in one program."""
+    return jax.vmap(lambda c, light: trace_layers(category, modifier, c, light, size=size))(
+        cameras, lights
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(0,), static_argnames=("size",))

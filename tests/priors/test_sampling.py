@@ -72,3 +72,20 @@ def test_pictures_of_texts_are_in_range():
     images = sample_texts(jax.random.key(0), prior, None, ["one", "two"], steps=5)
     assert images.shape == (2, 8, 8, 3)
     assert 0.0 <= float(images.min()) < 0.1 and 0.9 < float(images.max()) <= 1.0
+
+
+def test_ancestral_samples_have_the_mean_and_spread_of_a_gaussian_and_other_pixels():
+    prior = GaussianPrior(SCHEDULE, std=0.2, image_size=64)
+    condition = Condition(jnp.asarray(MEANS), jnp.zeros(3))
+    options = {"steps": 250, "guidance_weight": 0.0, "clip_denoised": False}
+    images, quiet = (
+        np.asarray(sample(jax.random.key(0), prior, None, condition, **options, eta=eta))
+        for eta in (1.0, 0.0)
+    )
+    for image, mean in zip(images, MEANS, strict=True):
+        assert image.mean() == pytest.approx(0.5 + 0.5 * mean, abs=0.004)
+        assert image.std() == pytest.approx(0.5 * 0.2, rel=0.02)
+    # The noise at the start decides all of DDIM's pictures, and next to nothing of these.
+    start = np.asarray(jax.random.normal(jax.random.key(0), images.shape))
+    kept, lost = (np.corrcoef(x[0].ravel(), start[0].ravel())[0, 1] for x in (quiet, images))
+    assert kept > 0.99 and abs(lost) < 0.1

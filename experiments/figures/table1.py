@@ -1,0 +1,98 @@
+"""Table 1: CLIP R-Precision of many objects, by colour and by shape, beside the truth's own.
+
+    python -m experiments.figures.table1
+    python -m experiments.figures.table1 --clip clip-vit-base-patch32 --captions captions.txt
+
+Without CLIP the judge of the toy world judges. --baseline FOLDER adds objects in the manner of
+Dream Fields (2112.01455), which have another judge's score optimised instead of following a
+diffusion model; that judge, of another seed, is trained by experiments.train_judge and not
+shipped. 24 objects, two to four minutes each on a CPU core. Writes table1.md, table1.json and a
+plot of the table as table1.png and table1.pdf.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from dreamfusion_jax.evaluation import r_precision
+from dreamfusion_jax.evaluation.dream_fields import make_baseline
+from dreamfusion_jax.evaluation.judge import load_judge
+from dreamfusion_jax.evaluation.r_precision import Kind, Subject, ViewingConfig
+from dreamfusion_jax.files import write_whole
+from dreamfusion_jax.looks.figures import bars, save_figure
+from experiments.command_line import say
+from experiments.evaluate import PROMPTS
+from experiments.figures.making import Making, run
+from experiments.scoring import Scoring, ask
+
+KINDS: tuple[Kind, ...] = ("colour", "textureless")
+"""The paper's colour and geometry."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments(Making):
+    """What to measure.
+
+    Attributes:
+        prompts: What to make.
+        seeds: Of each of them.
+        baseline: Folder of a judge whose score is optimised for the baseline, with the first of
+            the seeds; without one there is no baseline.
+        azimuths: Views of each object.
+        scoring: Who judges.
+    """
+
+    prompts: tuple[str, ...] = PROMPTS
+    seeds: tuple[int, ...] = (0, 1)
+    baseline: Path | None = None
+    azimuths: int = 8
+    scoring: Annotated[Scoring, tyro.conf.arg(name="")] = Scoring()
+
+
+def draw(arguments: Arguments) -> Path:
+    """Makes the objects and the baseline's, and lets everyone judge.
+
+    Raises:
+        ValueError: A request that cannot be carried out.
+    """
+    config = ViewingConfig(azimuths=arguments.azimuths, size=arguments.size)
+    folders = arguments.make(arguments.prompts, arguments.seeds)
+    subjects = [r_precision.subject(folder, config) for folder in folders]
+    rows = {"ours": ask(arguments.scoring, subjects, KINDS)}
+    if arguments.baseline is not None:
+        rows["baseline"] = ask(arguments.scoring, _baseline(arguments, config), KINDS)
+    text = "".join(f"## {name}\n\n{r_precision.table(found)}\n" for name, found in rows.items())
+    heights = {name: [100 * row.objects.value for row in found] for name, found in rows.items()}
+    truth = [100 * row.truth.value for row in rows["ours"] if row.truth]
+    if len(truth) == len(rows["ours"]):
+        heights["truth"] = truth
+    figure = bars([f"{r.scorer}, {r.kind}" for r in rows["ours"]], heights, "R-Precision, %")
+    numbers = {name: [dataclasses.asdict(row) for row in found] for name, found in rows.items()}
+    path = save_figure(arguments.output, "table1", figure, numbers)
+    write_whole(arguments.output / "table1.md", text.encode())
+    say(text)
+    return path
+
+
+def _baseline(arguments: Arguments, config: ViewingConfig) -> list[Subject]:
+    assert arguments.baseline is not None
+    judge, params = load_judge(arguments.baseline)
+    preset, seed = arguments.chosen, arguments.seeds[0]
+    folder = (arguments.runs or arguments.output / "runs") / "dream-fields"
+    subjects = []
+    for prompt in arguments.prompts:
+        say(f"making {prompt}, baseline")
+        scene = make_baseline(folder, prompt, seed, preset.config, judge, params)
+        subjects.append(r_precision.subject_of(scene, prompt, seed, config))
+    return subjects
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Draws from the command line."""
+    run(Arguments, draw, __doc__, argv)
+
+
+if __name__ == "__main__":
+    main()
