@@ -15,7 +15,7 @@ from dreamfusion_jax.caches import keep_compiled_programs
 from dreamfusion_jax.evaluation.mesh_metrics import fidelity, read_mesh, shape
 from dreamfusion_jax.runs.files import MESH
 from dreamfusion_jax.runs.trained_scene import TrainedScene
-from dreamfusion_jax.toybox.captions import parse_prompt
+from dreamfusion_jax.toybox.captions import Vocabulary
 from dreamfusion_jax.toybox.world import UnknownNameError
 from experiments.command_line import UsageError, one_line_errors, parsed, say
 
@@ -57,7 +57,7 @@ def row(folder: Path, name: str, size: int) -> str:
     near = fidelity(scene, mesh, size)
     prompt = scene.about.get("prompt", folder.name)
     try:
-        true = shape(mesh, parse_prompt(prompt))
+        true = shape(mesh, Vocabulary().scene(prompt))
         against_truth = f"{true.chamfer:.4f} | {true.f_score:.3f}"
     except (UnknownNameError, ValueError):  # Not of the toy world.
         against_truth = "- | -"

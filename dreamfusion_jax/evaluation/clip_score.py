@@ -78,7 +78,8 @@ class Preprocessing:
         from PIL import Image
 
         image = Image.fromarray(picture)
-        shape = tuple(self.size * length // min(image.size) for length in image.size)
+        width, height = (self.size * length // min(image.size) for length in image.size)
+        shape = (width, height)
         image = image.resize(shape, Image.Resampling(self.resample))
         left, top = ((length - self.crop) // 2 for length in shape)
         image = image.crop((left, top, left + self.crop, top + self.crop))

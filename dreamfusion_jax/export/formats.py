@@ -53,8 +53,16 @@ def save_mesh(
     return tuple(files)
 
 
+_NO_HEADER: Any = None  # None is allowed, though trimesh's annotation says text.
+
+
+def _visual(mesh: "trimesh.Trimesh") -> Any:
+    """Colours of vertices or a texture; trimesh's types do not tell which."""
+    return mesh.visual
+
+
 def _textured(mesh: "trimesh.Trimesh") -> bool:
-    return mesh.visual.kind == "texture"
+    return _visual(mesh).kind == "texture"
 
 
 def _facing_z(mesh: "trimesh.Trimesh", visual: Any) -> "trimesh.Trimesh":
@@ -78,12 +86,12 @@ def _glb(mesh: "trimesh.Trimesh") -> bytes:
     from trimesh.visual import TextureVisuals
     from trimesh.visual.material import PBRMaterial
 
-    visual = mesh.visual
+    visual = _visual(mesh)
     if not _textured(mesh):
         matt = PBRMaterial(metallicFactor=0.0, roughnessFactor=1.0)
         visual = TextureVisuals(material=matt)
-        visual.vertex_attributes["color"] = _linear(mesh.visual.vertex_colors)
-    return _facing_z(mesh, visual).export(file_type="glb", include_normals=True)
+        visual.vertex_attributes["color"] = _linear(_visual(mesh).vertex_colors)
+    return _bytes(_facing_z(mesh, visual).export(file_type="glb", include_normals=True))
 
 
 def _obj(mesh: "trimesh.Trimesh", path: pathlib.Path) -> dict[pathlib.Path, bytes]:
@@ -93,17 +101,17 @@ def _obj(mesh: "trimesh.Trimesh", path: pathlib.Path) -> dict[pathlib.Path, byte
     from trimesh.visual.material import SimpleMaterial
 
     if not _textured(mesh):
-        turned = _facing_z(mesh, ColorVisuals(vertex_colors=mesh.visual.vertex_colors))
-        return {path: export_obj(turned, include_normals=True, header=None).encode()}
-    material = SimpleMaterial(mesh.visual.material.baseColorTexture, name=path.stem)
+        turned = _facing_z(mesh, ColorVisuals(vertex_colors=_visual(mesh).vertex_colors))
+        return {path: export_obj(turned, include_normals=True, header=_NO_HEADER).encode()}
+    material = SimpleMaterial(_visual(mesh).material.baseColorTexture, name=path.stem)
     material.specular = np.zeros(4)
-    turned = _facing_z(mesh, TextureVisuals(mesh.visual.uv, material=material))
+    turned = _facing_z(mesh, TextureVisuals(_visual(mesh).uv, material=material))
     text, others = export_obj(
         turned,
         include_normals=True,
         return_texture=True,
         write_texture=False,
-        header=None,
+        header=_NO_HEADER,
         mtl_name=f"{path.stem}.mtl",
     )
     return {path: text.encode()} | {path.parent / name: data for name, data in others.items()}
@@ -113,7 +121,8 @@ def _ply(mesh: "trimesh.Trimesh") -> bytes:
     import trimesh
     from trimesh.exchange.ply import export_ply
 
-    colours = mesh.visual.to_color() if _textured(mesh) else mesh.visual
+    visual = _visual(mesh)
+    colours = visual.to_color() if _textured(mesh) else visual
     coloured = trimesh.Trimesh(
         mesh.vertices,
         mesh.faces,
@@ -134,7 +143,13 @@ def _stl(mesh: "trimesh.Trimesh", millimetres: float) -> bytes:
     solid.apply_scale(millimetres / solid.extents.max())
     middle = solid.bounds.mean(axis=0)
     solid.apply_translation([-middle[0], -middle[1], -solid.bounds[0, 2]])
-    return solid.export(file_type="stl")
+    return _bytes(solid.export(file_type="stl"))
+
+
+def _bytes(exported: object) -> bytes:
+    """What trimesh gives for a binary format."""
+    assert isinstance(exported, bytes)
+    return exported
 
 
 def _linear(colours: np.ndarray) -> np.ndarray:

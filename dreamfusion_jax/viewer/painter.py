@@ -105,7 +105,7 @@ class Painter(threading.Thread):
         self._times: collections.deque[float] = collections.deque(maxlen=_RECENT)
         self._wake, self._ended = threading.Event(), threading.Event()
         server.on_client_connect(self._open)
-        server.on_client_disconnect(lambda client: self._windows.pop(client.client_id, None))
+        server.on_client_disconnect(self._close)
 
     @property
     def rate(self) -> float:
@@ -147,6 +147,9 @@ class Painter(threading.Thread):
         return subject.drawn.careful(
             camera, subject.lighting, height, width, given_up=self._ended.is_set
         )
+
+    def _close(self, client: "viser.ClientHandle") -> None:
+        self._windows.pop(client.client_id, None)
 
     def _open(self, client: "viser.ClientHandle") -> None:
         window = self._windows[client.client_id] = _Window(client)

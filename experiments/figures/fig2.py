@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from dreamfusion_jax import presets
 from dreamfusion_jax.distillation.flat import FlatConfig, FreePixels, Mirrored, distil_pictures
 from dreamfusion_jax.looks.figures import save_figure, tiles
 from dreamfusion_jax.priors.loading import load_prior
@@ -52,7 +53,8 @@ def draw(arguments: Arguments) -> Path:
     distillation = preset.config.train.distillation
     weight = arguments.guidance_weight
     if weight is not None:
-        distillation = dataclasses.replace(distillation, guidance_weight=weight)
+        setting = {"train.distillation.guidance_weight": weight}
+        distillation = presets.changed(preset.config, setting).train.distillation
     config = FlatConfig(
         steps=arguments.steps or FlatConfig().steps,
         learning_rate=arguments.learning_rate,
