@@ -1,6 +1,7 @@
 """Composed scenes against the closed form of two spheres of fog, and against single ones."""
 
 import dataclasses
+import itertools
 import math
 
 import jax
@@ -60,7 +61,7 @@ def two_balls_by_hand(offsets, balls, start):
             chords.append((abs(x - start) - half, abs(x - start) + half, density, colour))
         ends = sorted({end for chord in chords for end in chord[:2]})
         passing, total = 1.0, np.zeros(3)
-        for a, b in zip(ends, ends[1:], strict=False):
+        for a, b in itertools.pairwise(ends):
             inside = [c for c in chords if c[0] <= 0.5 * (a + b) <= c[1]]
             tau = sum(c[2] for c in inside)
             stopped = passing * -math.expm1(-tau * (b - a))
