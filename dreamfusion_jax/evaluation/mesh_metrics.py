@@ -104,9 +104,10 @@ def draw_mesh(
     for i in range(cameras.focal.shape[0]):
         rays = cast_rays(jax.tree.map(lambda x, i=i: x[i], cameras), fine, fine)
         origin, direction = (np.asarray(x).reshape(-1, 3) for x in (rays.origin, rays.direction))
-        face, ray, place = tracer.intersects_id(
+        hits: Any = tracer.intersects_id(
             origin, direction, multiple_hits=False, return_locations=True
         )
+        face, ray, place = hits
         picture = np.full((fine * fine, 4), (backdrop, backdrop, backdrop, 0.0))
         picture[ray] = np.pad(_colours(mesh, face, place), ((0, 0), (0, 1)), constant_values=1.0)
         blocks = picture.reshape(size, _SUPERSAMPLE, size, _SUPERSAMPLE, 4)
@@ -165,7 +166,7 @@ def shape(mesh: "trimesh.Trimesh", truth: Scene, size: int = 64, tolerance: floa
         size: Of the silhouettes, pixels.
         tolerance: Of the F-score, world units.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     cameras = measuring_cameras()
     _, cover = draw_mesh(mesh, cameras, size, 1.0)
@@ -174,7 +175,7 @@ def shape(mesh: "trimesh.Trimesh", truth: Scene, size: int = 64, tolerance: floa
     )
     ours, theirs = surface_points(mesh), _moved(surface_points(true_mesh(truth)), fit)
     there, back = (
-        cKDTree(goal).query(points)[0] for goal, points in ((theirs, ours), (ours, theirs))
+        KDTree(goal).query(points)[0] for goal, points in ((theirs, ours), (ours, theirs))
     )
     precision, recall = (there < tolerance).mean(), (back < tolerance).mean()
     return Shape(

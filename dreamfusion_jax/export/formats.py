@@ -10,6 +10,9 @@ from dreamfusion_jax.files import write_whole
 if TYPE_CHECKING:
     import trimesh
 
+HEADER = "dreamfusion_jax"
+"""First line of OBJ files."""
+
 SUFFIXES = (".glb", ".obj", ".ply", ".stl")
 """The kinds of files that are written."""
 
@@ -53,8 +56,13 @@ def save_mesh(
     return tuple(files)
 
 
+def _visual(mesh: "trimesh.Trimesh") -> Any:
+    """What colours the mesh. trimesh declares less of its visuals than they have."""
+    return mesh.visual
+
+
 def _textured(mesh: "trimesh.Trimesh") -> bool:
-    return mesh.visual.kind == "texture"
+    return _visual(mesh).kind == "texture"
 
 
 def _facing_z(mesh: "trimesh.Trimesh", visual: Any) -> "trimesh.Trimesh":
@@ -75,15 +83,16 @@ def _glb(mesh: "trimesh.Trimesh") -> bytes:
 
     A file without a material is metal to most viewers.
     """
+    from trimesh.exchange.gltf import export_glb
     from trimesh.visual import TextureVisuals
     from trimesh.visual.material import PBRMaterial
 
-    visual = mesh.visual
+    visual = _visual(mesh)
     if not _textured(mesh):
         matt = PBRMaterial(metallicFactor=0.0, roughnessFactor=1.0)
         visual = TextureVisuals(material=matt)
-        visual.vertex_attributes["color"] = _linear(mesh.visual.vertex_colors)
-    return _facing_z(mesh, visual).export(file_type="glb", include_normals=True)
+        visual.vertex_attributes["color"] = _linear(_visual(mesh).vertex_colors)
+    return export_glb(_facing_z(mesh, visual), include_normals=True)
 
 
 def _obj(mesh: "trimesh.Trimesh", path: pathlib.Path) -> dict[pathlib.Path, bytes]:
@@ -92,18 +101,19 @@ def _obj(mesh: "trimesh.Trimesh", path: pathlib.Path) -> dict[pathlib.Path, byte
     from trimesh.visual import ColorVisuals, TextureVisuals
     from trimesh.visual.material import SimpleMaterial
 
+    visual = _visual(mesh)
     if not _textured(mesh):
-        turned = _facing_z(mesh, ColorVisuals(vertex_colors=mesh.visual.vertex_colors))
-        return {path: export_obj(turned, include_normals=True, header=None).encode()}
-    material = SimpleMaterial(mesh.visual.material.baseColorTexture, name=path.stem)
+        turned = _facing_z(mesh, ColorVisuals(vertex_colors=visual.vertex_colors))
+        return {path: export_obj(turned, include_normals=True, header=HEADER).encode()}
+    material = SimpleMaterial(visual.material.baseColorTexture, name=path.stem)
     material.specular = np.zeros(4)
-    turned = _facing_z(mesh, TextureVisuals(mesh.visual.uv, material=material))
+    turned = _facing_z(mesh, TextureVisuals(visual.uv, material=material))
     text, others = export_obj(
         turned,
         include_normals=True,
         return_texture=True,
         write_texture=False,
-        header=None,
+        header=HEADER,
         mtl_name=f"{path.stem}.mtl",
     )
     return {path: text.encode()} | {path.parent / name: data for name, data in others.items()}
@@ -113,7 +123,8 @@ def _ply(mesh: "trimesh.Trimesh") -> bytes:
     import trimesh
     from trimesh.exchange.ply import export_ply
 
-    colours = mesh.visual.to_color() if _textured(mesh) else mesh.visual
+    visual = _visual(mesh)
+    colours = visual.to_color() if _textured(mesh) else visual
     coloured = trimesh.Trimesh(
         mesh.vertices,
         mesh.faces,
@@ -126,6 +137,7 @@ def _ply(mesh: "trimesh.Trimesh") -> bytes:
 
 def _stl(mesh: "trimesh.Trimesh", millimetres: float) -> bytes:
     import trimesh
+    from trimesh.exchange.stl import export_stl
 
     solid = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
     solid.merge_vertices()  # Along the cuts of a texture.
@@ -134,7 +146,7 @@ def _stl(mesh: "trimesh.Trimesh", millimetres: float) -> bytes:
     solid.apply_scale(millimetres / solid.extents.max())
     middle = solid.bounds.mean(axis=0)
     solid.apply_translation([-middle[0], -middle[1], -solid.bounds[0, 2]])
-    return solid.export(file_type="stl")
+    return export_stl(solid)
 
 
 def _linear(colours: np.ndarray) -> np.ndarray:

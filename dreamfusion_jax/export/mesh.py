@@ -12,6 +12,7 @@ from dreamfusion_jax.export.texture import AlbedoFn, Paint, bake, unwrap
 
 if TYPE_CHECKING:
     import trimesh
+    from trimesh.visual import TextureVisuals
 
 _REACH = 0.05
 """How far outside the surface colours are looked for, as a share of the sphere's radius."""
@@ -67,6 +68,7 @@ def extract_mesh(
         ValueError: The field is empty at the threshold, or not finite.
     """
     import trimesh
+    from trimesh.visual import ColorVisuals
 
     surface = find_surface(
         density_fn,
@@ -84,7 +86,7 @@ def extract_mesh(
         picture = bake(paint, vertices, normals, charts, config.texture)
         visual = textured(charts.uv, picture)
     else:
-        visual = trimesh.visual.ColorVisuals(vertex_colors=paint(vertices, normals))
+        visual = ColorVisuals(vertex_colors=paint(vertices, normals))
     return trimesh.Trimesh(
         vertices,
         faces,
@@ -112,16 +114,14 @@ def simplify(
     import trimesh
 
     while budget and budget < len(faces):
-        fewer = fast_simplification.simplify(vertices, faces, target_count=budget)
-        if trimesh.Trimesh(*fewer, process=False).is_watertight:
-            return np.asarray(fewer[0], np.float32), np.asarray(fewer[1], np.int32)
+        points, corners, *_ = fast_simplification.simplify(vertices, faces, target_count=budget)
+        if trimesh.Trimesh(points, corners, process=False).is_watertight:
+            return points.astype(np.float32), corners.astype(np.int32)
         budget *= 2
     return vertices, faces
 
 
-def textured(
-    uv: Float[np.ndarray, "Q 2"], picture: Float[np.ndarray, "H W 3"]
-) -> "trimesh.visual.TextureVisuals":
+def textured(uv: Float[np.ndarray, "Q 2"], picture: Float[np.ndarray, "H W 3"]) -> "TextureVisuals":
     """A matt, non-metallic material whose colour is a texture."""
     from PIL import Image
     from trimesh.visual import TextureVisuals

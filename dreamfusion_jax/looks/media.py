@@ -116,12 +116,16 @@ def save_frames(
             write_whole(name, lambda part, picture=picture: picture.save(part))
         return tuple(names)
     first, *rest = pictures
-    options = {"quality": 90} if path.suffix == ".webp" else {"disposal": 2}
-    duration = round(1000 / fps)
     write_whole(
         path,
         lambda part: first.save(
-            part, save_all=True, append_images=rest, duration=duration, loop=0, **options
+            part,
+            save_all=True,
+            append_images=rest,
+            duration=round(1000 / fps),
+            loop=0,
+            quality=90,  # Of .webp.
+            disposal=2,  # Of .gif: a frame does not show through the next.
         ),
     )
     return (path,)
