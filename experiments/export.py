@@ -37,24 +37,31 @@ class Arguments:
     run: tyro.conf.Positional[Path]
     format: tuple[Literal["glb", "obj", "ply", "stl"], ...] = ("glb",)
     output: Path | None = None
-    name: str = "mesh"
+    name: str = "object"
     threshold: float | None = None
     millimetres: float = 100.0
     mesh: Annotated[MeshConfig, tyro.conf.arg(name="")] = MeshConfig()
 
-    def __post_init__(self) -> None:
-        if not self.format:
-            raise UsageError("--format must name at least one of glb, obj, ply, stl")
-        if self.millimetres <= 0:
-            raise UsageError(f"--millimetres must be above 0, not {self.millimetres:g}")
-        if self.threshold is not None and self.threshold <= 0:
-            raise UsageError(f"--threshold must be above 0, not {self.threshold:g}")
+
+def check(arguments: Arguments) -> None:
+    """Refuses what makes no sense, before anything is loaded.
+
+    Raises:
+        UsageError: Names the option.
+    """
+    if not arguments.format:
+        raise UsageError("--format must name at least one of glb, obj, ply, stl")
+    if arguments.millimetres <= 0:
+        raise UsageError(f"--millimetres must be above 0, not {arguments.millimetres:g}")
+    if arguments.threshold is not None and arguments.threshold <= 0:
+        raise UsageError(f"--threshold must be above 0, not {arguments.threshold:g}")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Exports from the command line."""
     with one_line_errors():
         arguments = parsed(lambda: tyro.cli(Arguments, args=argv, description=__doc__))
+        check(arguments)
         keep_compiled_programs()
         scene = TrainedScene.load(arguments.run)
         mesh = scene.mesh(arguments.mesh, threshold=arguments.threshold)

@@ -15,8 +15,7 @@ from dreamfusion_jax.caches import keep_compiled_programs
 from dreamfusion_jax.evaluation.mesh_metrics import fidelity, read_mesh, shape
 from dreamfusion_jax.runs.files import MESH
 from dreamfusion_jax.runs.trained_scene import TrainedScene
-from dreamfusion_jax.toybox.captions import Vocabulary
-from dreamfusion_jax.toybox.world import UnknownNameError
+from dreamfusion_jax.toybox.captions import UnknownWordsError, Vocabulary
 from experiments.command_line import UsageError, one_line_errors, parsed, say
 
 
@@ -33,12 +32,6 @@ class Arguments:
     runs: tyro.conf.Positional[tuple[Path, ...]]
     mesh: str = MESH
     size: int = 128
-
-    def __post_init__(self) -> None:
-        if not self.runs:
-            raise UsageError("name at least one run's folder")
-        if self.size < 16:
-            raise UsageError(f"--size must be at least 16, not {self.size}")
 
 
 HEADER = """\
@@ -59,7 +52,7 @@ def row(folder: Path, name: str, size: int) -> str:
     try:
         true = shape(mesh, Vocabulary().scene(prompt))
         against_truth = f"{true.chamfer:.4f} | {true.f_score:.3f}"
-    except (UnknownNameError, ValueError):  # Not of the toy world.
+    except UnknownWordsError:  # Not of the toy world.
         against_truth = "- | -"
     return (
         f"| {prompt} | {len(mesh.faces)} | {near.psnr:.1f} | {near.psnr_inside:.1f} | "
@@ -71,6 +64,10 @@ def main(argv: list[str] | None = None) -> None:
     """Measures from the command line."""
     with one_line_errors():
         arguments = parsed(lambda: tyro.cli(Arguments, args=argv, description=__doc__))
+        if not arguments.runs:
+            raise UsageError("name at least one run's folder")
+        if arguments.size < 16:
+            raise UsageError(f"--size must be at least 16, not {arguments.size}")
         keep_compiled_programs()
         say(HEADER)
         for folder in arguments.runs:

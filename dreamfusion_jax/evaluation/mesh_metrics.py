@@ -104,10 +104,10 @@ def draw_mesh(
     for i in range(cameras.focal.shape[0]):
         rays = cast_rays(jax.tree.map(lambda x, i=i: x[i], cameras), fine, fine)
         origin, direction = (np.asarray(x).reshape(-1, 3) for x in (rays.origin, rays.direction))
-        found: Any = tracer.intersects_id(
+        hits: Any = tracer.intersects_id(
             origin, direction, multiple_hits=False, return_locations=True
         )
-        face, ray, place = found
+        face, ray, place = hits
         picture = np.full((fine * fine, 4), (backdrop, backdrop, backdrop, 0.0))
         picture[ray] = np.pad(_colours(mesh, face, place), ((0, 0), (0, 1)), constant_values=1.0)
         blocks = picture.reshape(size, _SUPERSAMPLE, size, _SUPERSAMPLE, 4)

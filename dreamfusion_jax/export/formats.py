@@ -10,6 +10,9 @@ from dreamfusion_jax.files import write_whole
 if TYPE_CHECKING:
     import trimesh
 
+HEADER = "dreamfusion_jax"
+"""First line of OBJ files."""
+
 SUFFIXES = (".glb", ".obj", ".ply", ".stl")
 """The kinds of files that are written."""
 
@@ -53,11 +56,8 @@ def save_mesh(
     return tuple(files)
 
 
-_NO_HEADER: Any = None  # None is allowed, though trimesh's annotation says text.
-
-
 def _visual(mesh: "trimesh.Trimesh") -> Any:
-    """Colours of vertices or a texture; trimesh's types do not tell which."""
+    """What colours the mesh. trimesh declares less of its visuals than they have."""
     return mesh.visual
 
 
@@ -83,6 +83,7 @@ def _glb(mesh: "trimesh.Trimesh") -> bytes:
 
     A file without a material is metal to most viewers.
     """
+    from trimesh.exchange.gltf import export_glb
     from trimesh.visual import TextureVisuals
     from trimesh.visual.material import PBRMaterial
 
@@ -91,7 +92,7 @@ def _glb(mesh: "trimesh.Trimesh") -> bytes:
         matt = PBRMaterial(metallicFactor=0.0, roughnessFactor=1.0)
         visual = TextureVisuals(material=matt)
         visual.vertex_attributes["color"] = _linear(_visual(mesh).vertex_colors)
-    return _bytes(_facing_z(mesh, visual).export(file_type="glb", include_normals=True))
+    return export_glb(_facing_z(mesh, visual), include_normals=True)
 
 
 def _obj(mesh: "trimesh.Trimesh", path: pathlib.Path) -> dict[pathlib.Path, bytes]:
@@ -100,18 +101,19 @@ def _obj(mesh: "trimesh.Trimesh", path: pathlib.Path) -> dict[pathlib.Path, byte
     from trimesh.visual import ColorVisuals, TextureVisuals
     from trimesh.visual.material import SimpleMaterial
 
+    visual = _visual(mesh)
     if not _textured(mesh):
-        turned = _facing_z(mesh, ColorVisuals(vertex_colors=_visual(mesh).vertex_colors))
-        return {path: export_obj(turned, include_normals=True, header=_NO_HEADER).encode()}
-    material = SimpleMaterial(_visual(mesh).material.baseColorTexture, name=path.stem)
+        turned = _facing_z(mesh, ColorVisuals(vertex_colors=visual.vertex_colors))
+        return {path: export_obj(turned, include_normals=True, header=HEADER).encode()}
+    material = SimpleMaterial(visual.material.baseColorTexture, name=path.stem)
     material.specular = np.zeros(4)
-    turned = _facing_z(mesh, TextureVisuals(_visual(mesh).uv, material=material))
+    turned = _facing_z(mesh, TextureVisuals(visual.uv, material=material))
     text, others = export_obj(
         turned,
         include_normals=True,
         return_texture=True,
         write_texture=False,
-        header=_NO_HEADER,
+        header=HEADER,
         mtl_name=f"{path.stem}.mtl",
     )
     return {path: text.encode()} | {path.parent / name: data for name, data in others.items()}
@@ -135,6 +137,7 @@ def _ply(mesh: "trimesh.Trimesh") -> bytes:
 
 def _stl(mesh: "trimesh.Trimesh", millimetres: float) -> bytes:
     import trimesh
+    from trimesh.exchange.stl import export_stl
 
     solid = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
     solid.merge_vertices()  # Along the cuts of a texture.
@@ -143,13 +146,7 @@ def _stl(mesh: "trimesh.Trimesh", millimetres: float) -> bytes:
     solid.apply_scale(millimetres / solid.extents.max())
     middle = solid.bounds.mean(axis=0)
     solid.apply_translation([-middle[0], -middle[1], -solid.bounds[0, 2]])
-    return _bytes(solid.export(file_type="stl"))
-
-
-def _bytes(exported: object) -> bytes:
-    """What trimesh gives for a binary format."""
-    assert isinstance(exported, bytes)
-    return exported
+    return export_stl(solid)
 
 
 def _linear(colours: np.ndarray) -> np.ndarray:

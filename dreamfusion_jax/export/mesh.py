@@ -114,10 +114,9 @@ def simplify(
     import trimesh
 
     while budget and budget < len(faces):
-        fewer = fast_simplification.simplify(vertices, faces, target_count=budget)
-        corners, triangles = np.asarray(fewer[0], np.float32), np.asarray(fewer[1], np.int32)
-        if trimesh.Trimesh(corners, triangles, process=False).is_watertight:
-            return corners, triangles
+        points, corners, *_ = fast_simplification.simplify(vertices, faces, target_count=budget)
+        if trimesh.Trimesh(points, corners, process=False).is_watertight:
+            return points.astype(np.float32), corners.astype(np.int32)
         budget *= 2
     return vertices, faces
 

@@ -125,7 +125,7 @@ class TrainedScene:
 
     def mesh(
         self,
-        config: MeshConfig = MeshConfig(),
+        config: MeshConfig | None = None,
         *,
         threshold: float | None = None,
         cameras: Camera | None = None,
@@ -133,7 +133,7 @@ class TrainedScene:
         """The surface of the scene as a coloured mesh; see `export.mesh.extract_mesh`.
 
         Args:
-            config: Fineness, and whether it gets a texture.
+            config: Fineness, and whether it gets a texture; None for the usual.
             threshold: Density at the surface; None lets the silhouettes choose it.
             cameras: Of a latent scene, see `colours`.
 
@@ -145,7 +145,7 @@ class TrainedScene:
             lambda points: query(points)[0],
             lambda points: query(points)[1],
             radius=self.model.sampling.radius,
-            config=config,
+            config=config or MeshConfig(),
             threshold=threshold,
         )
 
