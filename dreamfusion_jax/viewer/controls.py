@@ -125,9 +125,10 @@ class MeshBeside:
 
     def renew(self) -> None:
         """Asks for the mesh if there should be one: the box was ticked, or the scene changed."""
-        self.hide()
         if self._box.value:
             self._wanted()
+        else:
+            self.hide()
 
     def show(self, mesh: "Trimesh", offset: float) -> None:
         """Puts a mesh beside the scene.
@@ -138,7 +139,8 @@ class MeshBeside:
         """
         if self._box.value:
             self._server.scene.add_mesh_trimesh("/mesh", mesh, position=(0.0, offset, 0.0))
-            self._look_beside(0.5 * offset)
+            if not self._shown:
+                self._look_beside(0.5 * offset)
             self._shown = True
 
     def hide(self) -> None:

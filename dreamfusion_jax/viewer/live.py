@@ -92,7 +92,7 @@ class Live:
         times = ", ".join(f"{float(t):.2f}" for t in np.asarray(shown.t)[:_MOST_VIEWS])
         label = f"shown to the prior, t = {times}"
         if self._picture is None:
-            self._picture = self.viewer.server.gui.add_image(image, label)
+            self._picture = self.viewer.server.gui.add_image(image, label=label)
         else:
             self._picture.image, self._picture.label = image, label
 

@@ -105,7 +105,7 @@ class Painter(threading.Thread):
         self._times: collections.deque[float] = collections.deque(maxlen=_RECENT)
         self._wake, self._ended = threading.Event(), threading.Event()
         server.on_client_connect(self._open)
-        server.on_client_disconnect(lambda client: self._windows.pop(client.client_id, None))
+        server.on_client_disconnect(self._close)
 
     @property
     def rate(self) -> float:
@@ -157,6 +157,9 @@ class Painter(threading.Thread):
             self._wake.set()
 
         self._wake.set()
+
+    def _close(self, client: "viser.ClientHandle") -> None:
+        self._windows.pop(client.client_id, None)
 
     def _work(self) -> bool:
         """Does the most urgent thing; whether there was one."""
