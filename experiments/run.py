@@ -19,8 +19,9 @@ from dreamfusion_jax.pages.run_page import write_run_page
 from dreamfusion_jax.runs.loop import Observer, Stopped
 from dreamfusion_jax.runs.progress import Reporter
 from dreamfusion_jax.runs.run import LoadedPrior, Run, RunExistsError, Say, run_folder
-from dreamfusion_jax.runs.tensorboard import TensorBoard
+from dreamfusion_jax.runs.tensorboard import TensorBoard, check_installed
 from dreamfusion_jax.viewer.live import Live
+from dreamfusion_jax.viewer.server import LOCAL, check_place
 from dreamfusion_jax.viewer.viewer import Viewer
 from experiments.again import command_of
 from experiments.command_line import UsageError, one_line_errors, say_devices
@@ -72,6 +73,14 @@ def open_run(arguments: Arguments, say: Say, loaded: LoadedPrior | None = None) 
         raise UsageError(
             f"{folder} holds a run already: --resume {folder}, or another --output"
         ) from None
+
+
+def _check_watching(arguments: Arguments) -> None:
+    """Refuses, before there is a run, observers that cannot be had."""
+    if arguments.tensorboard:
+        check_installed()
+    if arguments.viewer:
+        check_place(LOCAL, arguments.port)
 
 
 @contextlib.contextmanager
@@ -127,6 +136,7 @@ def main(argv: list[str] | None = None) -> None:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         if arguments.compilation_cache:
             keep_compiled_programs()
+        _check_watching(arguments)
         say_devices()
         found: dict[Path, Symptoms] = {}
         loaded = None

@@ -9,8 +9,8 @@ from dreamfusion_jax.runs.files import MESH
 from dreamfusion_jax.runs.watch import TIMES, VIEWS
 
 _MOST_SHOWN = 6
-_ABOVE = (-0.35, 0.5, 0.0)
-"""Where the mesh is first seen from: turned about x and y, radians."""
+_ABOVE, _DISTANCE = (-0.35, 0.5, 0.0), 1.4
+"""Where the mesh is first seen from: turned about x and y, radians; and its diagonals away."""
 _RENDERER = "renderer=new THREE.WebGLRenderer({antialias:true});"
 """A line of trimesh's page, after which colours are declared to be sRGB."""
 
@@ -95,7 +95,7 @@ def mesh_page(path: Path) -> str:
         raise ValueError(f"{path} cannot be read: {error}") from error
     # Without a name from here, the camera would have a random one, and every page would differ.
     scene.camera = Camera("camera", fov=(60.0, 45.0))
-    scene.set_camera(angles=_ABOVE)
+    scene.set_camera(angles=_ABOVE, distance=_DISTANCE * scene.scale)
     page = scene_to_html(scene)
     # Without it three.js shows linear colours, which are darker than they were made.
     return page.replace(_RENDERER, f"{_RENDERER}renderer.outputEncoding=THREE.sRGBEncoding;")

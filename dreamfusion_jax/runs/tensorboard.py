@@ -1,7 +1,8 @@
 """A run's numbers and pictures for TensorBoard, written without TensorFlow."""
 
+import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -12,7 +13,20 @@ from dreamfusion_jax.runs.files import PROGRESS, SHOWN
 from dreamfusion_jax.runs.loop import Moment
 from dreamfusion_jax.runs.metrics import EVERY, read_table
 
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
+
 FOLDER = "tensorboard"
+
+
+def check_installed() -> None:
+    """Refuses where events cannot be written.
+
+    Raises:
+        MissingExtraError: tensorboardX is not installed.
+    """
+    if importlib.util.find_spec("tensorboardX") is None:
+        raise MissingExtraError("TensorBoard's folder", "tensorboard")
 
 
 class TensorBoard:
@@ -29,17 +43,16 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path) -> None:
-        try:
-            import tensorboardX
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("TensorBoard's folder", "tensorboard") from error
-        self._make: Any = tensorboardX.SummaryWriter
-        self._folder, self._writer = folder, None
+        check_installed()
+        self._folder = folder
+        self._writer: SummaryWriter | None = None
 
     def __call__(self, moment: Moment) -> None:
         """See `loop.Observer`."""
         if self._writer is None:
-            self._writer = self._make(str(self._folder / FOLDER), purge_step=moment.step)
+            from tensorboardX import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._folder / FOLDER), purge_step=moment.step)
         if moment.step == 1 or moment.last or moment.due(EVERY):
             for name, value in jax.device_get(dict(moment.values)).items():
                 self._writer.add_scalar(f"step/{name}", float(value), moment.step)

@@ -1,12 +1,15 @@
 """What the page lets its visitors choose: how to paint, the light, the mesh, files."""
 
 import math
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import jax.numpy as jnp
 import numpy as np
 
+from dreamfusion_jax.export.mesh import save_mesh
 from dreamfusion_jax.scene.lighting import Lighting
 from dreamfusion_jax.viewer.seen import Kind
 
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
 _AMBIENT, _DIFFUSE = 0.35, 0.65
 _DIRECTION = (-20.0, 45.0)
 """Azimuth and elevation of the lamp at first, degrees."""
+
+_UPRIGHT = (0.5, 0.5, 0.5, 0.5)
+"""A quaternion: files of meshes are y up with the front towards z, scenes z up, the front x."""
 
 _LAMP, _LIGHT = 0.9, 3.0
 """Where the lamp hangs and where its light comes from, radii of the scene."""
@@ -49,6 +55,7 @@ class Lamp:
         server.scene.add_icosphere("/lamp/bulb", radius=0.03 * radius, color=(255, 200, 60))
         # The mesh is lit by the same light; three.js divides what a surface sends back by pi.
         server.scene.configure_default_lights(False)
+        server.scene.configure_environment_map(None)
         self._point = server.scene.add_light_point("/light", decay=0.0)
         self._around = server.scene.add_light_ambient("/ambient")
         self._turn()
@@ -119,36 +126,44 @@ class MeshBeside:
     """
 
     def __init__(self, server: "viser.ViserServer", wanted: Callable[[], None]) -> None:
-        self._server, self._wanted, self._shown = server, wanted, False
+        self._server, self._wanted = server, wanted
+        self._offset: np.ndarray | None = None
         self._box = server.gui.add_checkbox("mesh beside it", False)
         self._box.on_update(lambda _: self.renew())
 
     def renew(self) -> None:
         """Asks for the mesh if there should be one: the box was ticked, or the scene changed."""
-        self.hide()
         if self._box.value:
             self._wanted()
+        else:
+            self.hide()
 
-    def show(self, mesh: "Trimesh", offset: float) -> None:
-        """Puts a mesh beside the scene.
+    def show(self, mesh: "Trimesh", offset: np.ndarray) -> None:
+        """Puts a mesh beside the scene, as its file shows it elsewhere.
 
         Args:
             mesh: In the scene's frame.
-            offset: How far beside, world units.
+            offset: How far beside, [3], world units.
         """
-        if self._box.value:
-            self._server.scene.add_mesh_trimesh("/mesh", mesh, position=(0.0, offset, 0.0))
+        if not self._box.value:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "mesh.glb"
+            save_mesh(mesh, path)
+            content = path.read_bytes()
+        self._server.scene.add_glb("/mesh", content, wxyz=_UPRIGHT, position=offset)
+        if self._offset is None:
             self._look_beside(0.5 * offset)
-            self._shown = True
+        self._offset = offset
 
     def hide(self) -> None:
         """Takes it away."""
-        if self._shown:
+        if self._offset is not None:
             self._server.scene.remove_by_name("/mesh")
-            self._look_beside(0.0)
-            self._shown = False
+            self._look_beside(np.zeros(3))
+            self._offset = None
 
-    def _look_beside(self, offset: float) -> None:
+    def _look_beside(self, point: np.ndarray) -> None:
         """Turns all windows to a point beside the scene."""
         for client in self._server.get_clients().values():
-            client.camera.look_at = np.array([0.0, offset, 0.0])
+            client.camera.look_at = point

@@ -161,6 +161,9 @@ class Painter(threading.Thread):
 
         self._wake.set()
 
+    def _close(self, client: "viser.ClientHandle") -> None:
+        self._windows.pop(client.client_id, None)
+
     def _work(self) -> bool:
         """Does the most urgent thing; whether there was one."""
         if self._jobs:

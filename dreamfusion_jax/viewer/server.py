@@ -1,6 +1,7 @@
 """A page of viser's on an address of this machine."""
 
 import contextlib
+import importlib.util
 import io
 import socket
 from typing import TYPE_CHECKING
@@ -33,11 +34,9 @@ def open_server(host: str, port: int, title: str) -> "viser.ViserServer":
         PortError: The port is taken, or the address is not this machine's.
         MissingExtraError: viser is not installed.
     """
-    port = _free_port(host, port)
-    try:
-        import viser
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("the viewer", "viewer") from error
+    port = check_place(host, port)
+    import viser
+
     with contextlib.redirect_stdout(io.StringIO()):  # It prints a box of addresses.
         server = viser.ViserServer(host=host, port=port, label=title, verbose=False)
     if server.get_port() != port:  # Another program was quicker; viser took the next one.
@@ -58,8 +57,18 @@ def address_of(server: "viser.ViserServer") -> str:
     return f"http://{server.get_host()}:{server.get_port()}"
 
 
-def _free_port(host: str, port: int) -> int:
-    """The port, or a free one for 0; viser itself would silently take the next free one."""
+def check_place(host: str, port: int) -> int:
+    """Refuses where no page can be served; viser itself would silently take the next free port.
+
+    Returns:
+        The port, or a free one for 0.
+
+    Raises:
+        PortError: See `open_server`.
+        MissingExtraError: See `open_server`.
+    """
+    if importlib.util.find_spec("viser") is None:
+        raise MissingExtraError("the viewer", "viewer")
     with socket.socket() as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _DISTANCE, _FOCAL, _AZIMUTH, _ELEVATION = 2.5, 1.1, 30.0, 20.0
 """Of the first camera: radii from the origin, window heights, degrees."""
+_BESIDE = 1.5
+"""How far to the right of the scene its mesh stands, radii."""
 _FRAMES, _FPS = 48, 24.0
 _MESH_RESOLUTION = 96
 
@@ -170,7 +172,9 @@ class Viewer:
         except ValueError as error:
             self._tell("there is no mesh", str(error))
             return
-        self._mesh.show(mesh, 2.0 * drawn.radius)
+        azimuth = math.radians(_AZIMUTH)
+        right = np.array([-math.sin(azimuth), math.cos(azimuth), 0.0])
+        self._mesh.show(mesh, _BESIDE * drawn.radius * right)
 
     def _tell(self, title: str, body: str) -> None:
         for client in self.server.get_clients().values():

@@ -115,6 +115,7 @@ def test_an_existing_run_is_not_overwritten(
         (["--resume", "/nowhere"], "/nowhere"),
         (["--resume", "/nowhere", "--seed", "1"], "--resume"),
         (["--resume", "/nowhere", "--viewer", "--port", "0"], "/nowhere"),
+        (["--prompt", "a red mushroom", "--viewer", "--port", "70000"], "port 70000"),
     ],
 )
 def test_bad_input_is_named_in_one_line(

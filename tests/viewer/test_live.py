@@ -32,10 +32,10 @@ def test_pause_step_go_on_and_stop(tmp_path):
         """What a visitor does, while the main thread trains."""
         until(lambda: seen)
         live._one_step()
-        until(lambda: seen[-1] == 2)
+        until(lambda: "step 2 of" in live._words.content)
+        assert "opacity" in live._words.content
         time.sleep(0.5)
         assert seen[-1] == 2
-        assert "step 2 of" in live._words.content and "opacity" in live._words.content
         live._pause.value = False
         until(lambda: seen[-1] > 4)
         live._pause.value = True
