@@ -78,9 +78,9 @@ class Preprocessing:
         from PIL import Image
 
         image = Image.fromarray(picture)
-        shape = tuple(self.size * length // min(image.size) for length in image.size)
-        image = image.resize(shape, Image.Resampling(self.resample))
-        left, top = ((length - self.crop) // 2 for length in shape)
+        width, height = (self.size * length // min(image.size) for length in image.size)
+        image = image.resize((width, height), Image.Resampling(self.resample))
+        left, top = ((length - self.crop) // 2 for length in image.size)
         image = image.crop((left, top, left + self.crop, top + self.crop))
         values = np.asarray(image, np.float32) / 255
         return (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
