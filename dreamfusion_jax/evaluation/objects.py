@@ -17,9 +17,10 @@ def make_objects(
     output: Path,
     preset: Preset,
     loaded: LoadedPrior | None = None,
+    say: Callable[[str], None] = lambda phase: None,
+    *,
     weights: str | None = None,
     init_from: Path | None = None,
-    say: Callable[[str], None] = lambda phase: None,
 ) -> tuple[Path, ...]:
     """Runs every prompt with every seed, with one prior for all.
 
@@ -31,9 +32,9 @@ def make_objects(
         output: Folder of the runs' folders.
         preset: Settings of all of them; what they write is cut down to what is measured.
         loaded: The prior and its parameters; the preset's if not given.
+        say: Is told of phases.
         weights: Of the preset's prior; None for the usual ones.
         init_from: Folder of a run whose scene all of them begin with.
-        say: Is told of phases.
 
     Returns:
         The folders.
@@ -59,7 +60,11 @@ def make_objects(
         with run:
             if preset.prior != "oracle":  # That is another one for every prompt.
                 loaded = run.loaded
-            run.write_results(run.train())
+            scene = run.train()
+            try:
+                run.write_results(scene)
+            except ValueError as error:  # What is empty has no mesh, and can be measured as well.
+                say(f"{folder}: {error}")
     return tuple(folders)
 
 

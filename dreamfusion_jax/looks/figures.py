@@ -103,7 +103,7 @@ def save_figure(folder: Path, name: str, figure: "Figure", numbers: Mapping[str,
         write_whole(
             folder / f"{name}.{kind}",
             lambda part, kind=kind, metadata=metadata: figure.savefig(
-                part, format=kind, metadata=metadata
+                part, format=kind, metadata=metadata, bbox_inches="tight", pad_inches=0.03
             ),
         )
     text = json.dumps(numbers, indent=2) + "\n"

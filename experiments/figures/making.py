@@ -81,7 +81,8 @@ class Making:
         preset = self.chosen
         changed = presets.changed(preset.config, changes or {})
         length = "" if self.steps is None else f"-{self.steps}-steps"
-        folder = (self.runs or self.output / "runs") / f"{preset.prior}-{preset.name}{length}"
+        model = f"{preset.prior}-{slug(self.weights)}" if self.weights else preset.prior
+        folder = (self.runs or self.output / "runs") / f"{model}-{preset.name}{length}"
         return make_objects(
             prompts,
             seeds,

@@ -29,6 +29,7 @@ from dreamfusion_jax.priors import toybox
 from dreamfusion_jax.priors.prior import GaussianPrior
 from dreamfusion_jax.runs.run import Run
 from dreamfusion_jax.runs.trained_scene import TrainedScene
+from dreamfusion_jax.scene.background import EnvironmentMap
 from dreamfusion_jax.toybox.world import Scene
 from experiments import run as run_program
 
@@ -97,7 +98,8 @@ def test_cameras_away_from_the_front_look_at_the_middle() -> None:
 
 
 def test_scenes_of_latents_have_no_faces_to_show() -> None:
-    latent = _trained(Fog(colour=(0.1, 0.2, 0.3, 0.4)))
+    model = scene(Fog(colour=(0.1, 0.2, 0.3, 0.4)), EnvironmentMap())
+    latent = TrainedScene(model, fresh(model), jnp.zeros(()))
     assert examine_faces(latent, GaussianPrior(SCHEDULE, image_size=4), None, "a thing") is None
 
 
@@ -123,7 +125,8 @@ def test_calibration_counts() -> None:
         Finding("truth", str(i), dataclasses.replace(WELL, faces=i / 100)) for i in range(101)
     ]
     findings += [
-        Finding("several faces", "x", dataclasses.replace(WELL, faces=value)) for value in (0, 1)
+        Finding("several faces", "x", dataclasses.replace(WELL, faces=value))
+        for value in (0.0, 1.0)
     ]
     findings.append(Finding("fog", "x", dataclasses.replace(WELL, faces=None)))
     result = calibrate(findings, dataclasses.replace(THRESHOLDS, faces=0.905))
