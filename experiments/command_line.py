@@ -39,6 +39,8 @@ def parsed(parse: Callable[[], _T]) -> _T:
     try:
         with contextlib.redirect_stderr(page):
             return parse()
+    except SettingError as wrong:  # Of settings whose options have no name before a dot.
+        raise UsageError(f"--{wrong.name.replace('_', '-')} {wrong.reason}") from None
     except SystemExit as end:
         if not end.code:  # Help was asked for.
             raise
