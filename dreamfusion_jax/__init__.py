@@ -10,7 +10,7 @@ From a prompt to a turntable and a mesh:
     cameras = df.orbit(48, elevation=0.35, distance=1.3, focal=1.1)
     looks = scene.look(cameras, size=128)
     df.save_video("mushroom.mp4", looks.colour, fps=24.0)
-    df.save_mesh(scene.mesh(resolution=96), "mushroom.glb")
+    df.save_mesh(scene.mesh(df.MeshConfig(resolution=96)), "mushroom.glb")
 
 Words, each of which means one thing here:
 

@@ -1,5 +1,6 @@
 from .distillation.train import Model, TrainConfig, init_state, train_step
-from .export.mesh import save_mesh
+from .export.formats import save_mesh
+from .export.mesh import MeshConfig
 from .looks.media import save_png, save_video
 from .presets import PRESETS, Preset, RunConfig, preset
 from .priors.loading import load_prior
@@ -16,6 +17,7 @@ __version__: str
 __all__ = [
     "PRESETS",
     "Camera",
+    "MeshConfig",
     "Model",
     "Preset",
     "Prior",

@@ -19,6 +19,13 @@ class SettingError(ValueError):
         super().__init__(f"{name} of {self.owner} {self.reason}")
 
 
+class MissingExtraError(ValueError):
+    """A library of one of this package's extras is not installed; the message is one line."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs more: pip install 'dreamfusion_jax[{extra}]'")
+
+
 @dataclasses.dataclass(frozen=True)
 class Range:
     """Finite numbers between two ends.

@@ -5,8 +5,11 @@ side, as on the paper's four TPU cores.
 """
 
 import contextlib
+import os
 import re
+import shutil
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -26,9 +29,77 @@ class DeviceError(RuntimeError):
     """A device refuses what was asked for; the message is one line that says why."""
 
 
-def compute_dtype() -> jnp.dtype:
-    """What pretrained networks compute in: bfloat16 on accelerators, float32 on CPUs."""
-    return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+def compute_dtype(device: Any = None) -> jnp.dtype:
+    """What pretrained networks compute in: float32 on CPUs, half precision on accelerators.
+
+    That is bfloat16, but float16 on NVIDIA GPUs of compute capability below 8.0 (a T4 has 7.5),
+    where bfloat16 is emulated.
+
+    Args:
+        device: A device; None for the default one.
+    """
+    device = jax.devices()[0] if device is None else device
+    if device.platform == "cpu":
+        return jnp.dtype(jnp.float32)
+    old = _is_nvidia(device) and float(device.compute_capability) < 8.0
+    return jnp.dtype(jnp.float16 if old else jnp.bfloat16)
+
+
+def _is_nvidia(device: Any) -> bool:
+    return device.device_kind.startswith(("NVIDIA", "Tesla", "GeForce", "Quadro"))
+
+
+def describe_devices() -> str:
+    """The devices at hand, their memory and what pretrained networks compute in, as one line."""
+    devices = jax.devices()
+    device = devices[0]
+    count = f"{len(devices)} x " if len(devices) > 1 else ""
+    if device.platform == "cpu":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        name = f"CPU with {cores} cores"
+    else:
+        name = device.device_kind
+    memory = device_memory(device)
+    size = "" if memory is None else f", {memory / 2**30:.1f} GiB"
+    return f"{count}{name}{size}; pretrained networks compute in {compute_dtype(device).name}"
+
+
+def device_memory(device: Any = None) -> int | None:
+    """Bytes that a device has for arrays, of a CPU those of the machine; None if it is not told.
+
+    Args:
+        device: A device; None for the default one.
+    """
+    device = jax.devices()[0] if device is None else device
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("bytes_limit")
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return None
+
+
+def unused_accelerator(folder: Path = Path("/dev")) -> str | None:
+    """What to do about an accelerator that this machine has and JAX does not use.
+
+    Args:
+        folder: Where the system lists its devices.
+
+    Returns:
+        One line; None where there is no such thing, or where the CPU was asked for.
+    """
+    asked = getattr(jax.config, "jax_platforms", None)  # Unknown to type checkers.
+    if jax.default_backend() != "cpu" or asked:
+        return None
+    if (folder / "nvidia0").exists() or shutil.which("nvidia-smi"):
+        return (
+            "this machine has an NVIDIA GPU, but JAX is installed for the CPU only: "
+            "pip install 'jax[cuda13]' (driver 580 or newer) or 'jax[cuda12]' (525 or newer)"
+        )
+    if next(folder.glob("accel[0-9]*"), None) is not None:
+        return (
+            "this machine has a TPU, but JAX is installed for the CPU only: pip install 'jax[tpu]'"
+        )
+    return None
 
 
 def host_device() -> Any:

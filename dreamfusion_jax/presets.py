@@ -37,6 +37,8 @@ class OutputConfig:
         distance: Of those cameras from the origin.
         focal: Of those cameras, image widths.
         mesh_resolution: Samples along each axis of the marching-cubes grid.
+        mesh_faces: Most faces of the mesh; 0 for any number.
+        mesh_texture: Height and width of the mesh's texture, texels; 0 for vertex colours.
         backdrop: Grey behind scenes without a background of their own.
 
     Raises:
@@ -52,11 +54,14 @@ class OutputConfig:
     distance: float = 1.3
     focal: float = 1.1
     mesh_resolution: int = 96
+    mesh_faces: int = 10_000
+    mesh_texture: int = 512
     backdrop: float = 0.85
 
     def __post_init__(self) -> None:
         check_count(self, "preview_every", "preview_size", "checkpoint_every", "size", "frames")
         check_count(self, "mesh_resolution", least=2)
+        check_count(self, "mesh_faces", "mesh_texture", least=0)
         check_range(self, Range(-90.0, 90.0), "elevation")
         check_range(self, POSITIVE, "distance", "focal")
         check_range(self, SHARE, "backdrop")

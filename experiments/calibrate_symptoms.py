@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
             blind = presets.changed(presets.TOYBOX, {"train.prompts.views": "none"})
             preset = dataclasses.replace(presets.preset("toybox"), config=blind)
             prompts = [caption(Scene(k, arguments.colours[0])) for k in categories]
-            faulty += make_objects(prompts, (0,), arguments.make, preset, loaded, say)
+            faulty += make_objects(prompts, (0,), arguments.make, preset, loaded, say=say)
         findings = []
         for scene in scenes:
             say(f"examining {caption(scene)}")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from dreamfusion_jax.checks import SettingError
+from dreamfusion_jax.devices import describe_devices, unused_accelerator
 from dreamfusion_jax.toybox.world import UnknownNameError
 
 _T = TypeVar("_T")
@@ -19,6 +20,13 @@ class UsageError(ValueError):
 def say(phase: str) -> None:
     """Prints what a program is at, at once also where the output is no terminal."""
     print(phase, flush=True)
+
+
+def say_devices(say: Callable[[str], None] = say) -> None:
+    """Says what the program runs on, and what to do about an accelerator that is not used."""
+    for line in (describe_devices(), unused_accelerator()):
+        if line is not None:
+            say(line)
 
 
 def parsed(parse: Callable[[], _T]) -> _T:

@@ -17,7 +17,7 @@ import tyro
 
 from dreamfusion_jax.toybox.bank import BankConfig, kinds_of, write_views
 from dreamfusion_jax.toybox.captions import Vocabulary
-from experiments.command_line import one_line_errors
+from experiments.command_line import one_line_errors, say_devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     """Draws from the command line."""
     arguments = tyro.cli(Arguments, args=argv, description=__doc__)
     with one_line_errors():
+        say_devices()
         kinds = kinds_of(arguments.vocabulary)
         for chunk in range(arguments.chunks):
             for done, kind in enumerate(kinds):

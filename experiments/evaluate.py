@@ -20,7 +20,7 @@ from dreamfusion_jax.evaluation.judge import SHIPPED
 from dreamfusion_jax.evaluation.measuring import load_jury
 from dreamfusion_jax.evaluation.objects import make_objects
 from dreamfusion_jax.evaluation.report import evaluate
-from experiments.command_line import one_line_errors, say
+from experiments.command_line import one_line_errors, say, say_devices
 
 PROMPTS = (
     *("a red car", "a blue car", "a yellow duck", "a blue rocket"),
@@ -57,6 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     with one_line_errors():
         if arguments.size < 16:
             raise ValueError(f"--size must be at least 16, not {arguments.size}")
+        say_devices()
         jury = load_jury(arguments.judge)
         runs = arguments.runs or make_objects(
             PROMPTS,

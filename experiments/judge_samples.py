@@ -26,7 +26,7 @@ from dreamfusion_jax.scene.views import FRAMINGS, VIEWS
 from dreamfusion_jax.toybox.bank import allowed_colours
 from dreamfusion_jax.toybox.captions import Description, Vocabulary, caption
 from dreamfusion_jax.toybox.world import CATEGORIES, HELD_OUT_MODIFIED, Scene
-from experiments.command_line import one_line_errors
+from experiments.command_line import one_line_errors, say_devices
 
 TODAY, PAPER = "today's", "the paper's"
 _BATCH = 24
@@ -216,6 +216,7 @@ def main(argv: list[str] | None = None) -> None:
     """Judges from the command line."""
     arguments = tyro.cli(Arguments, args=argv, description=__doc__)
     with one_line_errors():
+        say_devices()
         if min(arguments.rounds, arguments.steps) < 1:
             raise ValueError("--rounds and --steps must be at least 1")
         print(judge_samples(arguments))

@@ -9,82 +9,23 @@ with --resume and that folder.
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, get_args
 
-import tyro
-
-from dreamfusion_jax import presets
 from dreamfusion_jax.caches import keep_compiled_programs
-from dreamfusion_jax.checks import SettingError
-from dreamfusion_jax.diffusion.checkpoints.known_kinds import FilePrediction
 from dreamfusion_jax.evaluation.symptoms import Symptoms, complaints
 from dreamfusion_jax.evaluation.watching import Watcher, best
-from dreamfusion_jax.presets import RunConfig
-from dreamfusion_jax.priors.loading import PriorName
-from dreamfusion_jax.runs.loop import Stopped
+from dreamfusion_jax.pages.run_page import write_run_page
+from dreamfusion_jax.runs.loop import Observer, Stopped
 from dreamfusion_jax.runs.progress import Reporter
 from dreamfusion_jax.runs.run import LoadedPrior, Run, RunExistsError, Say, run_folder
-from dreamfusion_jax.runs.settings import RunSettings
-from experiments.command_line import UsageError, one_line_errors, parsed
-
-
-@dataclasses.dataclass(frozen=True)
-class Arguments:
-    """What to make and where to put it.
-
-    Attributes:
-        prompt: What to make, for example "a red mushroom".
-        negative_prompt: What to steer away from.
-        seed: Of everything random; the same seed gives the same object.
-        preset: Where the settings begin; see the list above. The usual one of the prior if not
-            given.
-        steps: Length of the optimisation; the preset's if not given.
-        output: Folder that gets the run's folder.
-        init_from: Folder of a run, or a scene.safetensors, whose scene this one begins with; of the
-            same preset and field. A prompt is refined so, step by step.
-        retries: How often to start again, each time with the next seed, where the finished scene
-            is empty, fog, flat, or has several faces; the best of them is then named.
-        resume: Folder of a stopped run to go on with; give no other option with it.
-        prior: "toybox" is the diffusion model that comes with the package, "oracle" knows
-            the true picture of its objects, for testing everything else;
-            "stable-diffusion" and "deepfloyd" take open prompts and have weights to fetch.
-            The preset's if not given.
-        weights: Other weights for the prior: a folder, or a repository on the hub, with
-            @REVISION if not its newest. Diffusers' layout; of "toybox", a folder that
-            experiments.train_toybox wrote; of Stable Diffusion also one .safetensors file.
-        lora: Files of LoRAs, FILE[:SCALE], that are merged into Stable Diffusion.
-        prediction_type: What the UNet of a single file predicts, where the file does not tell:
-            SD 2.x for pictures of 512 pixels "epsilon", for 768 "v_prediction".
-        tokenizer: Folder or repository of the tokenizer of a single file, which holds none.
-        image_size: Height and width of the renderings that Stable Diffusion is shown, 64 to
-            512 pixels; 64 if not given. Other priors have a size of their own.
-        field: "grid" is fast, "mlp" is the paper's; the preset's if not given.
-        compilation_cache: Keep compiled programs in the user's cache folder (or in
-            $JAX_COMPILATION_CACHE_DIR), so that the next run starts sooner.
-        config: Every other setting of the preset.
-    """
-
-    prompt: str = ""
-    negative_prompt: str = ""
-    seed: int = 0
-    preset: str = "toybox"
-    steps: int | None = None
-    output: Path = Path("outputs")
-    init_from: Path | None = None
-    retries: int = 0
-    resume: Path | None = None
-    prior: PriorName = "toybox"
-    weights: str | None = None
-    lora: tuple[str, ...] = ()
-    prediction_type: FilePrediction | None = None
-    tokenizer: str | None = None
-    image_size: int | None = None
-    field: presets.FieldName | None = None
-    compilation_cache: bool = True
-    config: Annotated[RunConfig, tyro.conf.arg(name="")] = presets.TOYBOX
-
+from dreamfusion_jax.runs.tensorboard import TensorBoard, check_installed
+from dreamfusion_jax.viewer.live import Live
+from dreamfusion_jax.viewer.server import LOCAL, check_place
+from dreamfusion_jax.viewer.viewer import Viewer
+from experiments.again import command_of
+from experiments.command_line import UsageError, one_line_errors, say_devices
+from experiments.run_options import Arguments, parse, settings_of
 
 _OPTIONS = {
     "clip_denoised": "--train.distillation.clip-denoised",
@@ -96,89 +37,6 @@ _OPTIONS = {
     "a mirror": "--weights",
 }
 """What errors of the library speak of, and the options that set it."""
-
-
-def parse(argv: list[str]) -> Arguments:
-    """Reads the command line; preset, field and prior choose the defaults of the rest.
-
-    Raises:
-        UsageError: Unknown options, or values that make no sense.
-    """
-    prior = _peek(argv, "prior", get_args(PriorName))
-    name = _peek(argv, "preset", [preset.name for preset in presets.PRESETS])
-    field = _peek(argv, "field", get_args(presets.FieldName))
-    preset = presets.preset(name) if name else presets.usual_preset(prior or "toybox")
-    config = preset.config
-    if field is not None:
-        config = presets.with_field(config, field)
-    kind = tyro.conf.configure(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)(Arguments)
-    default = Arguments(preset=preset.name, prior=preset.prior, config=config)
-    description = f"{__doc__}\n{describe_presets()}"
-    arguments, unknown = parsed(
-        lambda: tyro.cli(
-            kind, args=argv, default=default, description=description, return_unknown_args=True
-        )
-    )
-    if unknown:
-        raise UsageError(f"unknown option {unknown[0]}; --help lists them all")
-    if arguments.resume is not None:
-        if len(argv) > (1 if "=" in argv[0] else 2):
-            raise UsageError("--resume takes all settings from its folder; give no other option")
-        return arguments
-    return _check(arguments)
-
-
-def describe_presets() -> str:
-    """A list of the presets for the help."""
-    lines = [f"- {p.name} (prior {p.prior}; {p.cost}): {p.promise}" for p in presets.PRESETS]
-    return "\n".join(["Presets:", *lines])
-
-
-def _peek(argv: list[str], name: str, options: Sequence[str]) -> Any:
-    """Value of one option, one of a few words, before the rest can be read."""
-    for at, word in enumerate(argv):
-        flag, _, value = word.partition("=")
-        if flag == f"--{name}":
-            value = value or (argv[at + 1] if at + 1 < len(argv) else "")
-            if value not in options:
-                raise UsageError(f"--{name} must be one of {', '.join(options)}, not {value!r}")
-            return value
-    return None
-
-
-def _check(arguments: Arguments) -> Arguments:
-    """Folds --steps into the configuration, and refuses what makes no sense."""
-    if not arguments.prompt.strip():
-        raise UsageError("the prompt is empty; try --prompt 'a red mushroom'")
-    if arguments.seed < 0:
-        raise UsageError(f"--seed must not be negative, not {arguments.seed}")
-    if arguments.retries < 0:
-        raise UsageError(f"--retries must not be negative, not {arguments.retries}")
-    if arguments.steps is None:
-        return arguments
-    try:
-        config = presets.changed(arguments.config, {"train.steps": arguments.steps})
-    except SettingError as error:
-        raise UsageError(f"--steps {error.reason}") from error
-    return dataclasses.replace(arguments, config=config)
-
-
-def settings_of(arguments: Arguments) -> RunSettings:
-    """What the command line asks for."""
-    return RunSettings(
-        prompt=arguments.prompt,
-        negative_prompt=arguments.negative_prompt,
-        seed=arguments.seed,
-        prior=arguments.prior,
-        weights=arguments.weights,
-        loras=arguments.lora,
-        prediction_type=arguments.prediction_type,
-        tokenizer=arguments.tokenizer,
-        image_size=arguments.image_size,
-        preset=arguments.preset,
-        config=arguments.config,
-        init_from=str(arguments.init_from) if arguments.init_from else None,
-    )
 
 
 @contextlib.contextmanager
@@ -217,10 +75,31 @@ def open_run(arguments: Arguments, say: Say, loaded: LoadedPrior | None = None) 
         ) from None
 
 
+def _check_watching(arguments: Arguments) -> None:
+    """Refuses, before there is a run, observers that cannot be had."""
+    if arguments.tensorboard:
+        check_installed()
+    if arguments.viewer:
+        check_place(LOCAL, arguments.port)
+
+
+@contextlib.contextmanager
+def _watching(arguments: Arguments, run: Run) -> Iterator[list[Observer]]:
+    """The observers that a command line asks for."""
+    with contextlib.ExitStack() as stack:
+        observers: list[Observer] = [TensorBoard(run.folder)] if arguments.tensorboard else []
+        if arguments.viewer:
+            radius = run.config.scene.sampling.radius
+            viewer = stack.enter_context(Viewer(run.folder.name, radius, port=arguments.port))
+            run.say(f"viewer: {viewer.address}")
+            observers.append(Live(run, viewer))
+        yield observers
+
+
 def make(
     arguments: Arguments, loaded: LoadedPrior | None = None, *, again: bool = False
 ) -> tuple[Run, Symptoms]:
-    """Trains one scene and writes its results, or goes on with it.
+    """Trains one scene and writes its results and its page, or goes on with it.
 
     Args:
         arguments: The command line.
@@ -231,17 +110,23 @@ def make(
     Returns:
         The run, closed, and what its scene suffers from.
     """
-    with Reporter() as reporter, open_run(arguments, reporter.say, loaded) as run:
+    with (
+        Reporter() as reporter,
+        open_run(arguments, reporter.say, loaded) as run,
+        _watching(arguments, run) as watching,
+    ):
         watcher = Watcher(run, reporter.say)
         try:
-            scene = run.train([reporter, watcher])
+            scene = run.train([reporter, watcher, *watching])
         except Stopped as stopped:
             print(f"{stopped}; go on with --resume {run.folder}", file=sys.stderr)
             raise SystemExit(128 + stopped.signal) from None
         found = watcher.finish(scene)
+        said = [f"done: {run.folder}"]
         if not (again and "emptiness" in complaints(found)):
             run.write_results(scene)
-        reporter.say(f"done: {run.folder}")
+            said.append(f"page: {write_run_page(run.folder, command_of(run.settings))}")
+        reporter.say("\n".join(said))
     return run, found
 
 
@@ -251,6 +136,8 @@ def main(argv: list[str] | None = None) -> None:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         if arguments.compilation_cache:
             keep_compiled_programs()
+        _check_watching(arguments)
+        say_devices()
         found: dict[Path, Symptoms] = {}
         loaded = None
         for left in range(arguments.retries, -1, -1):

@@ -19,7 +19,7 @@ from dreamfusion_jax.priors.loading import load_prior
 from dreamfusion_jax.priors.prompts import PromptConfig, view_prompts
 from dreamfusion_jax.priors.sampling import sample_texts
 from dreamfusion_jax.runs.run import slug
-from experiments.command_line import one_line_errors
+from experiments.command_line import one_line_errors, say_devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +102,7 @@ def main(argv: list[str] | None = None) -> None:
     """Draws from the command line."""
     arguments = tyro.cli(Arguments, args=argv, description=__doc__)
     with one_line_errors():
+        say_devices()
         print(draw(arguments))
 
 

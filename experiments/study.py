@@ -18,7 +18,7 @@ from dreamfusion_jax.evaluation.judge import SHIPPED
 from dreamfusion_jax.evaluation.measuring import load_jury
 from dreamfusion_jax.evaluation.study import Change, study
 from dreamfusion_jax.schedules import Ramp
-from experiments.command_line import one_line_errors, say
+from experiments.command_line import one_line_errors, say, say_devices
 
 _SDS, _LOSSES, _TOYBOX = "train.distillation", "train.losses", presets.TOYBOX.train
 
@@ -81,6 +81,7 @@ def main(argv: list[str] | None = None) -> None:
                 raise ValueError(f"unknown change {name!r}; known: {', '.join(CHANGES)}")
         if not arguments.changes or not arguments.prompts:
             raise ValueError("--changes and --prompts must not be empty")
+        say_devices()
         table = study(
             {name: CHANGES[name] for name in arguments.changes},
             presets.preset("toybox"),

@@ -41,7 +41,7 @@ from dreamfusion_jax.runs.loop import Moment, Stopped, Values, iterate, stop_on_
 from dreamfusion_jax.toybox.pictures import Numbers, Paints, paint
 from dreamfusion_jax.toybox.tokenizer import WordIds, build_tokenizer
 from dreamfusion_jax.toybox.training.data import Optimization, learning_rate
-from experiments.command_line import one_line_errors, say
+from experiments.command_line import one_line_errors, say, say_devices
 
 
 @pytree
@@ -182,6 +182,7 @@ def main(argv: list[str] | None = None) -> None:
     with one_line_errors():
         if min(training.steps, training.batch_size, training.report_every) < 1:
             raise ValueError("--steps, --batch-size and --report-every must be at least 1")
+        say_devices()
         state, judge = train(training), Judge(training.judge)
         unseen = open_bank(training, unseen=True)
         found = examine(judge, state.ema, unseen)

@@ -19,7 +19,7 @@ import tyro
 
 from dreamfusion_jax.toybox.training.data import SMALL, WHOLE, Settings
 from dreamfusion_jax.toybox.training.loop import Running, Training, open_folder
-from experiments.command_line import one_line_errors
+from experiments.command_line import one_line_errors, say_devices
 
 PRESETS = {"whole": WHOLE, "small": SMALL}
 
@@ -88,6 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     """Trains from the command line."""
     with one_line_errors():
         arguments = parse(sys.argv[1:] if argv is None else argv)
+        say_devices()
         open_folder(arguments.settings, arguments.running.bfloat16)
         Training(arguments.settings, arguments.running).run()
 

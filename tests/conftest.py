@@ -30,9 +30,12 @@ MOST_WORKERS = 8
 
 
 def pytest_xdist_auto_num_workers(config):
-    """A worker for each core that we may use; none for the slow proofs, which fill the memory."""
+    """A worker for each core that we may use.
+
+    None for the slow proofs, which fill the memory, and for a browser, which draws on all cores.
+    """
     chosen = config.option.markexpr
-    if "slow" in chosen and "not slow" not in chosen:
+    if any(mark in chosen and f"not {mark}" not in chosen for mark in ("slow", "browser")):
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(cores or 1, MOST_WORKERS)

@@ -3,6 +3,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -125,6 +126,46 @@ devices.initialize_hosts("127.0.0.1:{}", num_hosts=2, host={})
             np.testing.assert_allclose(saved["residuals"], residuals, rtol=1e-5)
             for i, leaf in enumerate(params):
                 np.testing.assert_allclose(saved[f"arr_{i}"], leaf, rtol=1e-4, atol=1e-6)
+
+
+def device(kind, platform="gpu", capability=None, memory=None):
+    stats = None if memory is None else {"bytes_limit": memory}
+    return SimpleNamespace(
+        device_kind=kind,
+        platform=platform,
+        compute_capability=capability,
+        memory_stats=lambda: stats,
+    )
+
+
+@pytest.mark.parametrize(
+    ("at_hand", "dtype", "said"),
+    [
+        (device("NVIDIA H100 80GB HBM3", capability="9.0", memory=79 * 2**30), "bfloat16", "79.0"),
+        (device("Tesla T4", capability="7.5", memory=15 * 2**30), "float16", "Tesla T4, 15.0 GiB"),
+        (device("NVIDIA TITAN V", capability="7.0"), "float16", "NVIDIA TITAN V; pretrained"),
+        (device("TPU v4", platform="tpu", memory=32 * 2**30), "bfloat16", "TPU v4, 32.0 GiB"),
+        (device("cpu", platform="cpu"), "float32", "CPU with"),
+    ],
+)
+def test_devices_are_described_and_choose_the_type(at_hand, dtype, said, monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: [at_hand])
+    line = devices.describe_devices()
+    assert said in line and line.endswith(f"compute in {dtype}") and "\n" not in line
+    monkeypatch.setattr(jax, "devices", lambda: 4 * [at_hand])
+    assert devices.describe_devices().startswith("4 x ")
+
+
+def test_an_accelerator_that_is_not_used_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(devices.shutil, "which", lambda _: None)
+    assert devices.unused_accelerator(tmp_path) is None
+    (tmp_path / "accel0").touch()
+    assert "jax[tpu]" in (devices.unused_accelerator(tmp_path) or "")
+    (tmp_path / "nvidia0").touch()
+    line = devices.unused_accelerator(tmp_path) or ""
+    assert "jax[cuda13]" in line and "580" in line and "jax[cuda12]" in line and "525" in line
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert devices.unused_accelerator(tmp_path) is None
 
 
 def test_a_mesh_of_chosen_devices():

@@ -4,7 +4,10 @@ import pathlib
 import subprocess
 import sys
 
-SLOW = {"huggingface_hub", "matplotlib", "mediapy", "skimage", "transformers"}
+SLOW = {
+    *("huggingface_hub", "jinja2", "matplotlib", "mediapy", "skimage", "tensorboardX"),
+    *("transformers", "trimesh", "viser"),
+}
 PROGRAM = """
 import sys
 import experiments.run

@@ -18,8 +18,9 @@ FLOORS = [
     ["distillation"],
     ["presets"],
     ["looks", "export"],
+    ["compose"],
     ["runs"],
-    ["evaluation"],
+    ["evaluation", "pages", "viewer"],
     ["__init__"],
 ]
 FLOOR = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}

@@ -16,7 +16,11 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 def test_the_lines_of_the_readme_go_from_a_prompt_to_turntable_and_mesh(tmp_path, monkeypatch):
     code = re.findall("```python\n(.*?)```", README, re.DOTALL)[0]
-    for large, small in (("orbit(48", "orbit(2"), ("size=128", "size=16"), ("=96", "=16")):
+    for large, small in (
+        ("orbit(48", "orbit(2"),
+        ("size=128", "size=16"),
+        ("=96", "=16, texture=16"),
+    ):
         assert large in code
         code = code.replace(large, small)
     config = presets.changed(

@@ -1,6 +1,7 @@
 """Attention and the transformer that sits inside a UNet block."""
 
 import functools
+import os
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from dreamfusion_jax.diffusion.layers import ACTIVATIONS, Dtype, GroupNorm, LayerNorm, conv1x1
+
+ATTENTION_VARIABLE = "DREAMFUSION_JAX_ATTENTION"
 
 
 def attend(
@@ -27,13 +30,15 @@ def attend(
     The default scale is 1 / sqrt(C / heads). `mask` is true for keys that may be attended to.
     Logits and softmax are float32 whatever the inputs' type.
     """
-    query, key, value = (x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value))
+    dtype = query.dtype
     # T5 and CLIP may be placed on the host beside a GPU, by `jax.default_device`.
-    chosen = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    device = jax.config.jax_default_device or jax.devices()[0]  # pyright: ignore[reportAttributeAccessIssue]
+    if dtype == jnp.float16 and device.platform == "cpu":
+        # XLA has no product of float16 with sums of float32 there; products of such are exact.
+        query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
+    query, key, value = (x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value))
     plain = mask is None and bias is None
-    implementation = attention_implementation(
-        query.dtype, query.shape[-1], plain, chosen or jax.devices()[0]
-    )
+    implementation = attention_implementation(query.dtype, query.shape[-1], plain, device)
     # JAX's function promotes half precision to float32 implicitly, which strict mode forbids.
     with jax.numpy_dtype_promotion("standard"):
         y = jax.nn.dot_product_attention(
@@ -46,7 +51,7 @@ def attend(
             is_causal=causal,
             implementation=implementation,
         )
-    return y.reshape(*y.shape[:2], -1)
+    return y.reshape(*y.shape[:2], -1).astype(dtype)
 
 
 def attention_implementation(
@@ -57,10 +62,21 @@ def attention_implementation(
     cuDNN's fused attention takes half precision and head widths that are multiples of 8 up
     to 128, on NVIDIA GPUs of compute capability 8.0 (A100) or later; it is used where there
     is neither mask nor bias (`plain`). Everything else goes to XLA.
+
+    The environment variable DREAMFUSION_JAX_ATTENTION, "xla" or "cudnn", decides for the inputs
+    that cuDNN takes, whatever the device.
+
+    Raises:
+        ValueError: The variable is something else.
     """
+    asked = os.environ.get(ATTENTION_VARIABLE)
+    if asked not in (None, "xla", "cudnn"):
+        raise ValueError(f"{ATTENTION_VARIABLE} must be xla or cudnn, not {asked!r}")
     half = jnp.dtype(dtype) in (jnp.float16, jnp.bfloat16)
     if not (half and plain and head_dim % 8 == 0 and head_dim <= 128):
         return "xla"
+    if asked is not None:
+        return asked
     nvidia = getattr(device, "device_kind", "").startswith("NVIDIA")
     return "cudnn" if nvidia and float(device.compute_capability) >= 8.0 else "xla"
 

@@ -58,7 +58,7 @@ def study(
         say(f"== {name}")
         folder, rows = output / slug(name), []
         varied = dataclasses.replace(preset, config=changed(preset.config, change))
-        for run in make_objects(prompts, (seed,), folder, varied, loaded, say):
+        for run in make_objects(prompts, (seed,), folder, varied, loaded, say=say):
             settings, trained = load_finished(run)
             scene, looks = Vocabulary().scene(settings.prompt), look_at(trained, size)
             truth = truth_portrait(scene, size=size)

@@ -1,174 +1,145 @@
-"""From a density field to a coloured triangle mesh in a file."""
+"""From a field to a coloured triangle mesh."""
 
-import math
-import pathlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+import dataclasses
+from typing import TYPE_CHECKING
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Float, Int
 
-# trimesh takes as long to import as JAX, and a program's help has no use for it: such
-# libraries are imported where they are used, here and in the rest of the package.
+from dreamfusion_jax.checks import NOT_NEGATIVE, check_count, check_range
+from dreamfusion_jax.export.surface import DensityFn, Surface, find_surface
+from dreamfusion_jax.export.texture import AlbedoFn, Paint, bake, unwrap
+
 if TYPE_CHECKING:
     import trimesh
+    from trimesh.visual import TextureVisuals
 
-_CHUNK = 65_536
-_SMALLEST_COMPONENT = 0.01
-"""Floating pieces with less than this share of the largest piece's volume are dropped."""
+_REACH = 0.05
+"""How far outside the surface colours are looked for, as a share of the sphere's radius."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How a field becomes a mesh.
+
+    Attributes:
+        resolution: Grid points along each side of the cube around the scene.
+        smoothing: Standard deviation of the blur of the surface, as a share of the sphere's
+            radius; 0 leaves it as the field has it.
+        faces: The mesh is simplified to at most so many; 0 keeps all.
+        texture: Height and width of the texture, texels; 0 colours the vertices instead.
+
+    Raises:
+        SettingError: A number is out of its range.
+    """
+
+    resolution: int = 96
+    smoothing: float = 0.03
+    faces: int = 20_000
+    texture: int = 1024
+
+    def __post_init__(self) -> None:
+        check_count(self, "resolution", least=2)
+        check_range(self, NOT_NEGATIVE, "smoothing")
+        check_count(self, "faces", "texture", least=0)
 
 
 def extract_mesh(
-    density_fn: Callable[[Float[Array, "P 3"]], Float[Array, "P"]],
-    albedo_fn: Callable[[Float[Array, "P 3"]], Float[Array, "P 3"]],
+    density_fn: DensityFn,
+    albedo_fn: AlbedoFn,
     *,
     radius: float,
-    resolution: int,
+    config: MeshConfig = MeshConfig(),
     threshold: float | None = None,
 ) -> "trimesh.Trimesh":
-    """Surface of the field inside a sphere around the origin, by marching cubes.
+    """The surface of a field as a closed mesh with smooth normals and colours.
 
-    The density is cut off at the sphere, floating crumbs are dropped and enclosed
-    cavities, which no camera sees, are filled: the mesh is closed and solid.
+    Its `metadata` say how it came about: "threshold", the density at the surface, and
+    "agreement" of silhouettes; see `surface.Surface`.
 
     Args:
         density_fn: Points to densities, per world unit; called with chunks of points.
-        albedo_fn: Points to colours in [0, 1], which become vertex colours.
-        radius: Radius of the sphere, in world units.
-        resolution: Grid points along each side of the cube around the sphere.
-        threshold: Density at the surface; `None` lets `choose_threshold` find it.
+        albedo_fn: Points to colours in [0, 1].
+        radius: Radius of the sphere around the origin that bounds the scene, world units.
+        config: Fineness.
+        threshold: Density at the surface; None lets the silhouettes choose it.
 
     Raises:
-        ValueError: If the field is empty at the threshold, or not finite.
+        ValueError: The field is empty at the threshold, or not finite.
     """
     import trimesh
-    from skimage import measure
+    from trimesh.visual import ColorVisuals
 
-    axis = np.linspace(-radius, radius, resolution, dtype=np.float32)
-    voxel = 2 * radius / (resolution - 1)
-    density = _sample_grid(density_fn, axis)
-    if not np.isfinite(density).all():
-        raise ValueError("the field has no surface: its density is not finite")
-    if threshold is None:
-        threshold = choose_threshold(density, voxel)
-    if not (density > threshold).any():
-        raise ValueError(
-            f"the field is empty at threshold {threshold:.3g}: "
-            f"its largest density is {density.max():.3g}"
-        )
-    # Densities span orders of magnitude: linear interpolation between grid points suits
-    # tau / (tau + threshold), the logistic function of log(tau / threshold).
-    level = _solidify(density / (density + threshold), density > threshold)
-    vertices, faces, _, _ = measure.marching_cubes(
-        level, 0.5, spacing=(voxel,) * 3, gradient_direction="ascent"
+    surface = find_surface(
+        density_fn,
+        radius=radius,
+        resolution=config.resolution,
+        smoothing=config.smoothing * radius,
+        threshold=threshold,
     )
-    vertices = (vertices - radius).astype(np.float32)
-    colours = np.clip(_evaluate(albedo_fn, vertices), 0.0, 1.0)
-    return trimesh.Trimesh(vertices, faces, vertex_colors=colours, process=False)
+    vertices, faces = simplify(surface.vertices, surface.faces, config.faces)
+    normals = _normals(surface, vertices, faces)
+    paint = Paint(density_fn, albedo_fn, _REACH * radius)
+    if config.texture:
+        charts = unwrap(vertices, faces, config.texture)
+        vertices, normals, faces = vertices[charts.origin], normals[charts.origin], charts.faces
+        picture = bake(paint, vertices, normals, charts, config.texture)
+        visual = textured(charts.uv, picture)
+    else:
+        visual = ColorVisuals(vertex_colors=paint(vertices, normals))
+    return trimesh.Trimesh(
+        vertices,
+        faces,
+        vertex_normals=normals,
+        visual=visual,
+        process=False,
+        metadata={"threshold": surface.threshold, "agreement": surface.agreement},
+    )
 
 
-def choose_threshold(density: Float[np.ndarray, "N N N"], voxel: float) -> float:
-    """Density whose level set has the silhouettes that renders of the field have.
-
-    A line of sight along one of the three axes belongs to the rendered silhouette if it
-    is more than half opaque, 1 - exp(-sum_i tau_i voxel) > 1/2, and to that of a level
-    set if its largest density is above the level. Of the levels whose intersection over
-    union is within 0.01 of the best, the geometric middle is taken. The rule depends
-    neither on the resolution nor on how hard or foggy the field is.
+def simplify(
+    vertices: Float[np.ndarray, "P 3"], faces: Int[np.ndarray, "F 3"], budget: int
+) -> tuple[Float[np.ndarray, "Q 3"], Int[np.ndarray, "G 3"]]:
+    """A closed mesh with at most so many faces, by collapsing edges (quadric error metric).
 
     Args:
-        density: Density per world unit on a cubic grid.
-        voxel: Distance between neighbouring grid points, in world units.
+        vertices: World units.
+        faces: Of a closed mesh.
+        budget: Most faces; 0 for any number.
 
-    Raises:
-        ValueError: If no line of sight is half opaque.
+    Returns:
+        Vertices and faces. More faces than the budget where so few do not close the mesh.
     """
-    opacity = np.stack([-np.expm1(-density.sum(axis) * voxel) for axis in range(3)])
-    rendered = opacity > 0.5
-    if not rendered.any():
-        raise ValueError(
-            "the field is empty: no line of sight through it is half opaque "
-            f"(largest opacity {opacity.max():.2g})"
-        )
-    peak = np.stack([density.max(axis) for axis in range(3)])
-    # Nothing thinner than the lowest level is half opaque, even across the whole grid.
-    lowest = math.log(2) / (voxel * density.shape[0])
-    levels = np.geomspace(min(lowest, peak.max() / 2), peak.max(), 200)[:-1]
-    overlap = np.array(
-        [(rendered & (peak > level)).sum() / (rendered | (peak > level)).sum() for level in levels]
-    )
-    best = levels[overlap >= overlap.max() - 0.01]
-    return float(best[len(best) // 2])
-
-
-def save_mesh(mesh: "trimesh.Trimesh", path: str | pathlib.Path) -> None:
-    """Writes a mesh as .glb or .obj, y up and with the front (azimuth 0) towards +z.
-
-    GLB colours are stored linear, as glTF wants them, with a matt material: a file
-    without a material is metal to most viewers. OBJ keeps the colours as they are.
-
-    Raises:
-        ValueError: For another suffix.
-    """
+    import fast_simplification
     import trimesh
-    from trimesh.visual import ColorVisuals, TextureVisuals
+
+    while budget and budget < len(faces):
+        points, corners, *_ = fast_simplification.simplify(vertices, faces, target_count=budget)
+        if trimesh.Trimesh(points, corners, process=False).is_watertight:
+            return points.astype(np.float32), corners.astype(np.int32)
+        budget *= 2
+    return vertices, faces
+
+
+def textured(uv: Float[np.ndarray, "Q 2"], picture: Float[np.ndarray, "H W 3"]) -> "TextureVisuals":
+    """A matt, non-metallic material whose colour is a texture."""
+    from PIL import Image
+    from trimesh.visual import TextureVisuals
     from trimesh.visual.material import PBRMaterial
 
-    path = pathlib.Path(path)
-    colours = cast(ColorVisuals, mesh.visual).vertex_colors
-    match path.suffix:
-        case ".glb":
-            visual = TextureVisuals(material=PBRMaterial(metallicFactor=0.0, roughnessFactor=1.0))
-            visual.vertex_attributes["color"] = _linear(colours)
-        case ".obj":
-            visual = ColorVisuals(vertex_colors=colours)
-        case suffix:
-            raise ValueError(f"a mesh is written as .glb or .obj, not as {suffix!r}")
-    # World (x, y, z) becomes (y, z, x): the right hand, the top and the front.
-    turned = trimesh.Trimesh(mesh.vertices[:, [1, 2, 0]], mesh.faces, visual=visual, process=False)
-    turned.export(path, include_normals=True)
+    material = PBRMaterial(
+        baseColorTexture=Image.fromarray(np.round(255 * picture).astype(np.uint8)),
+        metallicFactor=0.0,
+        roughnessFactor=1.0,
+    )
+    return TextureVisuals(uv, material=material)
 
 
-def _sample_grid(density_fn: Callable, axis: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N N N"]:
-    """Density at the points (x, y, z) of a cubic grid, zero on and outside the sphere."""
-    y, z = np.meshgrid(axis, axis, indexing="ij")
-    planes = []
-    for x in axis:
-        points = np.stack([np.full_like(y, x), y, z], axis=-1)
-        plane = _evaluate(density_fn, points.reshape(-1, 3)).reshape(y.shape)
-        planes.append(np.where((points**2).sum(-1) < axis[-1] ** 2, plane, 0.0))
-    return np.stack(planes)
+def _normals(surface: Surface, vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Unit normals of the field at vertices; of the faces around where the field has none."""
+    import trimesh
 
-
-def _evaluate(function: Callable, points: Float[np.ndarray, "P 3"]) -> Float[np.ndarray, "P ..."]:
-    """function(points) in chunks of one size, so that a jitted function is compiled once."""
-    size = min(_CHUNK, len(points))
-    values = []
-    for start in range(0, len(points), size):
-        chunk = points[start : start + size]
-        padded = np.pad(chunk, ((0, size - len(chunk)), (0, 0)))
-        values.append(np.asarray(function(jnp.asarray(padded)), np.float32)[: len(chunk)])
-    return np.concatenate(values)
-
-
-def _solidify(
-    level: Float[np.ndarray, "N N N"], occupied: Bool[np.ndarray, "N N N"]
-) -> Float[np.ndarray, "N N N"]:
-    """Fills the cavities of a grid and empties its small pieces."""
-    from skimage import measure
-
-    air = np.asarray(measure.label(~occupied, connectivity=1))
-    solid = air != air[0, 0, 0]  # A corner of the grid is outside the sphere.
-    pieces = np.asarray(measure.label(solid, connectivity=3))
-    volumes = np.bincount(pieces.ravel())
-    volumes[0] = 0
-    keep = (volumes >= _SMALLEST_COMPONENT * volumes.max())[pieces]
-    return np.where(solid & ~occupied, 1.0, level) * (keep | ~solid)
-
-
-def _linear(colours: np.ndarray) -> np.ndarray:
-    """8-bit sRGB colours with alpha to 8-bit linear ones (IEC 61966-2-1)."""
-    encoded = colours[:, :3] / 255.0
-    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
-    return np.concatenate([np.round(255 * linear), colours[:, 3:]], axis=-1).astype(np.uint8)
+    normals = surface.normal(vertices)
+    around = trimesh.Trimesh(vertices, faces, process=False).vertex_normals
+    flat = (normals * around).sum(axis=-1, keepdims=True) <= 0
+    return np.where(flat, around, normals).astype(np.float32)

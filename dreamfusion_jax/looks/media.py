@@ -6,6 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from dreamfusion_jax.files import write_whole
+
+FRAME_SUFFIXES = (".mp4", ".gif", ".webp", ".png")
+"""What `save_frames` writes."""
+
 Images = Array | np.ndarray
 """Colours in [0, 1], of JAX or NumPy."""
 
@@ -74,6 +79,69 @@ def save_video(path: str | pathlib.Path, frames: Float[Images, "F H W 3"], fps: 
     _, height, width, _ = frames.shape
     even = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
     mediapy.write_video(path, np.pad(to_uint8(frames), even, mode="edge"), fps=fps, crf=17)
+
+
+def save_frames(
+    path: pathlib.Path, frames: Float[Images, "F H W channels"], fps: float
+) -> tuple[pathlib.Path, ...]:
+    """Writes frames as what the suffix says; a fourth channel is opacity, colours straight.
+
+    - .mp4: a video, which has no opacity.
+    - .gif, .webp: an animation that repeats for ever; of a .gif's opacity one bit is kept.
+    - .png: one picture, or of several frames a file each: name-0000.png and so on.
+
+    Args:
+        path: Where.
+        frames: At least one.
+        fps: Frames a second.
+
+    Returns:
+        The files.
+
+    Raises:
+        ValueError: Another suffix, or opacity in a video.
+        OSError: A file cannot be written.
+    """
+    from PIL import Image
+
+    check_frames(path, opacity=frames.shape[-1] == 4)
+    if path.suffix == ".mp4":
+        write_whole(path, lambda part: save_video(part, frames, fps))
+        return (path,)
+    pictures = [Image.fromarray(frame) for frame in to_uint8(frames)]
+    if path.suffix == ".png":
+        several = [path.with_name(f"{path.stem}-{i:04d}.png") for i in range(len(pictures))]
+        names = several if len(pictures) > 1 else [path]
+        for name, picture in zip(names, pictures, strict=True):
+            write_whole(name, lambda part, picture=picture: picture.save(part))
+        return tuple(names)
+    first, *rest = pictures
+    write_whole(
+        path,
+        lambda part: first.save(
+            part,
+            save_all=True,
+            append_images=rest,
+            duration=round(1000 / fps),
+            loop=0,
+            quality=90,  # Of .webp.
+            disposal=2,  # Of .gif: a frame does not show through the next.
+        ),
+    )
+    return (path,)
+
+
+def check_frames(path: pathlib.Path, *, opacity: bool) -> None:
+    """Refuses what `save_frames` cannot write.
+
+    Raises:
+        ValueError: An unknown suffix, or opacity in a video.
+    """
+    if path.suffix not in FRAME_SUFFIXES:
+        known = ", ".join(FRAME_SUFFIXES)
+        raise ValueError(f"pictures are written as {known}, not as {path.suffix!r}")
+    if opacity and path.suffix == ".mp4":
+        raise ValueError("an .mp4 has no opacity: choose a background, or write .webp or .png")
 
 
 def _write_labels(

@@ -148,7 +148,9 @@ def load(
     """
     pipeline = open_checkpoint(source) if isinstance(source, str) else source
     dtype = compute_dtype() if dtype is None else dtype
-    vae = AutoencoderKL(VaeConfig.from_json(pipeline.config("vae")), dtype)
+    # In float16 the encoder's activations overflow, and its gradient underflows.
+    vae_dtype = jnp.float32 if dtype == jnp.float16 else dtype
+    vae = AutoencoderKL(VaeConfig.from_json(pipeline.config("vae")), vae_dtype)
     unet, size = read_unet(pipeline, vae.config.latent_channels, dtype)
     prior = StableDiffusionPrior(
         unet=unet,
@@ -161,6 +163,6 @@ def load(
     )
     params = {
         "unet": read_component(pipeline, "unet", unet, dtype),
-        "vae": read_component(pipeline, "vae", vae, dtype),
+        "vae": read_component(pipeline, "vae", vae, vae_dtype),
     }
     return prior, params

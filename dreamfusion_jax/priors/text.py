@@ -91,8 +91,9 @@ class CachedText:
                 raise WeightsError(f"cannot embed {unknown[0]!r}: {error}") from error
             fingerprint = self._fingerprint()
             for number, prompt in enumerate(unknown):
-                known[prompt] = jax.tree.map(lambda x, at=number: x[at], encoded)
-                self._write(prompt, known[prompt], fingerprint)
+                row: _Row = jax.tree.map(lambda x, at=number: x[at], encoded)
+                self._write(prompt, row, fingerprint)
+                known[prompt] = row
         rows = [known[prompt] for prompt in prompts]
         return jax.tree.map(lambda *x: jnp.asarray(np.stack(x).astype(np.float32)), *rows)
 
@@ -124,9 +125,10 @@ class CachedText:
     def _write(self, prompt: str, embedding: _Row, fingerprint: str) -> None:
         """Stores an embedding; its file appears when it is complete."""
         about = {"prompt": prompt, "model": self.pipeline.identity, "fingerprint": fingerprint}
-        parts = {_ENTRY: embedding}
         if isinstance(embedding, dict):
             parts = {f"{_PART}{name}": part for name, part in embedding.items()}
+        else:
+            parts = {_ENTRY: embedding}
         part = None
         try:
             self.cache.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from dreamfusion_jax.runs.checkpoint import CheckpointError
 
 CONFIG, METRICS, PREVIEW = "config.json", "metrics.csv", "preview.png"
 TURNTABLE, MESH, SCENE = "turntable.mp4", "mesh.glb", "scene.safetensors"
+PROGRESS, SHOWN, PREVIEWS = "progress.csv", "shown", "previews"
 LAST = MESH
 """What a finished run has written last."""
 

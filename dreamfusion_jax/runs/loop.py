@@ -28,6 +28,8 @@ class Moment(Generic[State]):
         state: After the step. It is donated to the next one: keep copies, not the state.
         values: Scalars of the step.
         stopping: Whether the loop was asked to end here.
+        asked: Tells anew whether the loop has been asked to end: an observer that waits for
+            something else goes on then.
     """
 
     step: int
@@ -35,6 +37,7 @@ class Moment(Generic[State]):
     state: State
     values: Values
     stopping: bool = False
+    asked: Callable[[], int] = lambda: 0
 
     @property
     def last(self) -> bool:
@@ -92,7 +95,7 @@ def iterate(
     for step in range(first + 1, total + 1):
         state, values = advance(state)
         asked = stop() if step < total else 0
-        moment = Moment(step, total, state, values, stopping=bool(asked))
+        moment = Moment(step, total, state, values, stopping=bool(asked), asked=stop)
         for observer in observers:
             observer(moment)
         if asked:

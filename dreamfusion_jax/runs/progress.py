@@ -44,7 +44,7 @@ class Reporter:
     ) -> None:
         self.console = console or Console(soft_wrap=True, highlight=False)
         self.shown, self.every = shown, every
-        self._clock = _Clock()
+        self._clock = Clock()
         self._bar: Progress | None = None
 
     def say(self, phase: str) -> None:
@@ -98,7 +98,7 @@ class Reporter:
             self.__exit__(None, None, None)
 
 
-class _Clock:
+class Clock:
     """Steps a second and time left; the first step, which compiles, is not counted."""
 
     def __init__(self) -> None:
@@ -108,14 +108,17 @@ class _Clock:
         self.left: float | None = None
 
     def tick(self, moment: Moment) -> None:
+        """After every step; waits for the first."""
         if self._began is None:
             jax.block_until_ready(dict(moment.values))
             self._began = moment.step, time.monotonic()
 
     def passed(self, seconds: float) -> bool:
+        """Whether the last report is so long ago."""
         return time.monotonic() - self._reported >= seconds
 
     def report(self, moment: Moment) -> None:
+        """Works speed and time left out."""
         assert self._began is not None
         step, began = self._began
         self._reported = time.monotonic()
@@ -124,6 +127,7 @@ class _Clock:
             self.left = (moment.total - moment.step) / self.speed
 
     def words(self) -> str:
+        """Speed and time left, as people say it."""
         if self.speed is None or self.left is None:
             return "first step done"
         return f"{self.speed:.3g} steps/s  {duration(self.left)} left"

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamfusion_jax.export.mesh import save_mesh
+from dreamfusion_jax.export.formats import save_mesh
+from dreamfusion_jax.export.mesh import MeshConfig
 from dreamfusion_jax.files import write_whole
 from dreamfusion_jax.looks.media import contact_sheet, save_png, save_video, side_by_side
 from dreamfusion_jax.presets import OutputConfig
@@ -40,13 +41,15 @@ def write_turntable(path: Path, scene: TrainedScene, output: OutputConfig) -> No
 
 
 def write_mesh(path: Path, scene: TrainedScene, output: OutputConfig) -> None:
-    """The surface with vertex colours.
+    """The surface with its texture.
 
     Raises:
         ValueError: The scene is empty.
     """
-    mesh = scene.mesh(output.mesh_resolution, cameras=output.cameras(_PREVIEW_VIEWS))
-    write_whole(path, lambda part: save_mesh(mesh, part))
+    config = MeshConfig(
+        resolution=output.mesh_resolution, faces=output.mesh_faces, texture=output.mesh_texture
+    )
+    save_mesh(scene.mesh(config, cameras=output.cameras(_PREVIEW_VIEWS)), path)
 
 
 def write_results(folder: Path, scene: TrainedScene, output: OutputConfig) -> None:

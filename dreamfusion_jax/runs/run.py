@@ -14,16 +14,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+from jaxtyping import Array, Float
+
+from dreamfusion_jax.distillation.showing import Shown, pictures, show_next
 from dreamfusion_jax.distillation.train import Model, TrainState, init_state, train_step
 from dreamfusion_jax.looks.latents import Decoder
 from dreamfusion_jax.priors.prior import Prior, PriorParams, encode_prompts
 from dreamfusion_jax.runs.checkpoint import Checkpointer, CheckpointError, load_config, save_config
-from dreamfusion_jax.runs.files import CONFIG, LAST, METRICS, locked
+from dreamfusion_jax.runs.files import CONFIG, LAST, METRICS, PREVIEWS, locked
 from dreamfusion_jax.runs.loop import Moment, Observer, Values, iterate, stop_on_signals
 from dreamfusion_jax.runs.metrics import Metrics
 from dreamfusion_jax.runs.results import write_preview, write_results
 from dreamfusion_jax.runs.settings import RunSettings, describe_run, read_settings
 from dreamfusion_jax.runs.trained_scene import TrainedScene, load_scene
+from dreamfusion_jax.runs.watch import Watch
 from dreamfusion_jax.scene.fields.protocol import Params
 
 LoadedPrior = tuple[Prior, PriorParams]
@@ -199,6 +204,15 @@ class Run:
             state = self._begin(checkpoints)
             first, total = int(state.step), self.config.train.steps
             metrics = Metrics(self.folder / METRICS, first, self.config.output.checkpoint_every)
+            watch = Watch(
+                self.folder,
+                first,
+                self.config.output.preview_every,
+                model=self.model,
+                config=self.config.train,
+                prior_params=self._prior_params,
+                text=self.text,
+            )
             keep = _Keeper(self, checkpoints)
             if first < total:
                 self.say("compiling")
@@ -207,7 +221,7 @@ class Run:
                 state,
                 first=first,
                 total=total,
-                observers=[metrics, keep, *observers],
+                observers=[metrics, watch, keep, *observers],
                 stop=stop,
             )
         return self.scene(state)
@@ -228,6 +242,16 @@ class Run:
         return TrainedScene(
             self.config.scene, state.params, blur, self._decoder, self.settings.about
         )
+
+    def show_next(self, state: TrainState) -> Shown:
+        """What the prior will be asked in the step after a state."""
+        return show_next(
+            state, self._prior_params, self.text, model=self.model, config=self.config.train
+        )
+
+    def pictures(self, *rows: Float[Array, "V h w C"]) -> Float[np.ndarray, "rows V H W 3"]:
+        """Small pictures of z, the images of this run's prior."""
+        return pictures(self.model.prior, self._prior_params, rows)
 
     def write_results(self, scene: TrainedScene) -> None:
         """Draws preview.png, turntable.mp4 and mesh.glb.
@@ -276,7 +300,7 @@ class _Keeper:
     def __call__(self, moment: Moment[TrainState]) -> None:
         output = self.run.config.output
         if moment.due(output.preview_every) and not moment.last:
-            path = self.run.folder / "previews" / f"{moment.step:06d}.png"
+            path = self.run.folder / PREVIEWS / f"{moment.step:06d}.png"
             write_preview(path, self.run.scene(moment.state), output, output.preview_size)
         if moment.due(output.checkpoint_every) or moment.last or moment.stopping:
             self.checkpoints.save(moment.step, moment.state)

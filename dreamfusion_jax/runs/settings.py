@@ -17,6 +17,7 @@ import cattrs.v
 import jax
 from cattrs.strategies import configure_tagged_union
 
+from dreamfusion_jax.checks import SettingError
 from dreamfusion_jax.diffusion.checkpoints.known_kinds import FilePrediction
 from dreamfusion_jax.distillation.optimizers import OptimizerConfig
 from dreamfusion_jax.distillation.protocol import Distillation
@@ -148,7 +149,8 @@ def from_json(values: Any, kind: Any) -> Any:
 
 def _say(error: BaseException, kind: type | None) -> str:
     """What is wrong with one value; cattrs would drop what our own checks say."""
-    return str(error) if type(error) is ValueError else cattrs.v.format_exception(error, kind)
+    own = type(error) in (ValueError, SettingError)
+    return str(error) if own else cattrs.v.format_exception(error, kind)
 
 
 def describe_run(settings: RunSettings) -> dict[str, Any]:

@@ -1,7 +1,10 @@
 """A trained scene: what everything after training takes, whatever trained it."""
 
 import dataclasses
+import functools
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +15,10 @@ from jaxtyping import Array, Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from dreamfusion_jax.export.mesh import extract_mesh
+from dreamfusion_jax.compose.render import Placed
+from dreamfusion_jax.export.mesh import MeshConfig, extract_mesh
 from dreamfusion_jax.files import write_whole
-from dreamfusion_jax.looks.latents import Decoder, scene_colours
+from dreamfusion_jax.looks.latents import ColourMap, Decoder, scene_colours
 from dreamfusion_jax.looks.views import Looks, look_around
 from dreamfusion_jax.presets import OutputConfig
 from dreamfusion_jax.runs.checkpoint import Checkpointer, CheckpointError, load_config
@@ -82,25 +86,34 @@ class TrainedScene:
             decoder=self.decoder,
         )
 
-    def mesh(self, resolution: int = 96, *, cameras: Camera | None = None) -> "Trimesh":
-        """The surface of the scene with vertex colours; see `export.mesh.extract_mesh`.
+    def colours(self, cameras: Camera | None = None) -> ColourMap | None:
+        """What makes colours of a latent scene's points; None for all others.
 
         Args:
-            resolution: Samples along each axis of the grid of marching cubes.
-            cameras: [V] views of a latent scene that its colours are taken from; None for
-                eight around it.
+            cameras: [V] views that it is fitted to; None for eight around the scene.
 
         Raises:
-            ValueError: The scene is empty, or latent without a decoder.
+            ValueError: A latent scene without a decoder.
         """
-        colours = None
-        if self.model.latent:
-            if self.decoder is None:
-                raise ValueError("a latent scene is looked at through a decoder")
-            cameras = OutputConfig().cameras(_COLOUR_VIEWS) if cameras is None else cameras
-            colours = scene_colours(
-                self.decoder, self.model, self.params, cameras, variance=self.variance
-            )
+        if not self.model.latent:
+            return None
+        if self.decoder is None:
+            raise ValueError("a latent scene is looked at through a decoder")
+        cameras = OutputConfig().cameras(_COLOUR_VIEWS) if cameras is None else cameras
+        return scene_colours(self.decoder, self.model, self.params, cameras, variance=self.variance)
+
+    def query(
+        self, cameras: Camera | None = None
+    ) -> Callable[[Float[Array, "P 3"]], tuple[Float[Array, "P"], Float[Array, "P 3"]]]:
+        """A function from points to their density, per world unit, and colour.
+
+        Args:
+            cameras: Of a latent scene, see `colours`.
+
+        Raises:
+            ValueError: A latent scene without a decoder.
+        """
+        colours = self.colours(cameras)
 
         @jax.jit
         def query(params: Params, points: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -108,11 +121,61 @@ class TrainedScene:
             density, albedo = self.model.field(params["field"], points, spread)
             return density, albedo if colours is None else colours(albedo)
 
+        return functools.partial(query, self.params)
+
+    def mesh(
+        self,
+        config: MeshConfig | None = None,
+        *,
+        threshold: float | None = None,
+        cameras: Camera | None = None,
+    ) -> "Trimesh":
+        """The surface of the scene as a coloured mesh; see `export.mesh.extract_mesh`.
+
+        Args:
+            config: Fineness, and whether it gets a texture; None for the usual.
+            threshold: Density at the surface; None lets the silhouettes choose it.
+            cameras: Of a latent scene, see `colours`.
+
+        Raises:
+            ValueError: The scene is empty, or latent without a decoder.
+        """
+        query = self.query(cameras)
         return extract_mesh(
-            lambda points: query(self.params, points)[0],
-            lambda points: query(self.params, points)[1],
+            lambda points: query(points)[0],
+            lambda points: query(points)[1],
             radius=self.model.sampling.radius,
-            resolution=resolution,
+            config=config or MeshConfig(),
+            threshold=threshold,
+        )
+
+    def placed(
+        self,
+        position: tuple[float, float, float] = (0.0, 0.0, 0.0),
+        turn: float = 0.0,
+        size: float = 1.0,
+    ) -> Placed:
+        """The scene at a place in a larger one; see `compose.render`.
+
+        Args:
+            position: Of its origin, world units.
+            turn: Around z, radians, counterclockwise from above.
+            size: World units that one unit of the scene becomes.
+
+        Raises:
+            ValueError: A latent scene without a decoder.
+        """
+        cosine, sine = math.cos(turn), math.sin(turn)
+        rotation = jnp.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
+        place, scale = jnp.asarray(position, jnp.float32), jnp.asarray(size, jnp.float32)
+        return Placed(
+            self.model,
+            self.params,
+            self.variance,
+            self.colours(),
+            rotation,
+            place,
+            scale,
         )
 
     def save(self, path: Path | str) -> None:

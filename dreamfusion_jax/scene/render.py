@@ -150,7 +150,7 @@ def composite(
     return -jnp.expm1(-optical) * jnp.exp(-before)
 
 
-def _points(
+def interval_points(
     rays: Rays, edges: Float[Array, "*batch E"]
 ) -> tuple[Float[Array, "*batch E-1"], Float[Array, "*batch E-1 3"]]:
     """Mean distance and mean position of the conical frustum of each interval."""
@@ -199,7 +199,7 @@ def sample_intervals(
         jitter = None if key is None else jax.random.fold_in(key, level)
         edges = resample(jitter, edges, weights, count)
         if level < len(config.proposals):
-            _, points = _points(rays, edges)
+            _, points = interval_points(rays, edges)
             spread = jnp.broadcast_to(variance, points.shape[:-1])
             density = model.proposal(params["proposals"][level], points, spread)
             weights = composite(density, edges)
@@ -244,7 +244,7 @@ def render_rays(
         key=key,
         train_fraction=jnp.asarray(train_fraction, jnp.float32),
     )
-    distance, points = _points(rays, edges)
+    distance, points = interval_points(rays, edges)
     spread = jnp.broadcast_to(variance, points.shape[:-1])
     if model.sampling.normals == "sample":
         density, albedo, normals = density_normals(

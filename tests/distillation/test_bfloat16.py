@@ -38,10 +38,10 @@ def guided_residual(prior, params, z, condition, omega):
     return np.asarray(distil(params, noised, condition), np.float64)
 
 
-def error_in_half_precision(prior, params, z, condition, omega):
+def error_in_half_precision(prior, params, z, condition, omega, dtype=jnp.bfloat16):
     """Error of the residual relative to the residual, and the same of all views one by one."""
-    half = dataclasses.replace(prior, unet=UNet2DConditionModel(prior.unet.config, jnp.bfloat16))
-    cast = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    half = dataclasses.replace(prior, unet=UNet2DConditionModel(prior.unet.config, dtype))
+    cast = jax.tree.map(lambda x: x.astype(dtype), params)
     wanted = guided_residual(prior, params, z, condition, omega)
     got = guided_residual(half, cast, z, condition, omega)
     assert np.all(np.isfinite(got))
@@ -61,6 +61,12 @@ def embedded():
     texts = ["a red mushroom, front view", "a red mushroom, left view", "a red mushroom", ""]
     encoded = prior.encode_text(params, texts)
     return prior, params, z, Condition(encoded[:3], jnp.tile(encoded[3:], (3, 1, 1)))
+
+
+def test_float16_is_finer_where_bfloat16_is_emulated(embedded):
+    """Measured on a CPU: 2.8e-3, of the worst view 9.1e-3: eight times finer than bfloat16."""
+    error, worst = error_in_half_precision(*embedded, 100.0, jnp.float16)
+    assert error < 5e-3 and worst < 1.5e-2
 
 
 # The default's guidance, and the paper's. Measured on a CPU: 1.9e-2 and 2.2e-2 of all views; of

@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 from dreamfusion_jax.priors.loading import load_prior
 from dreamfusion_jax.runs.settings import RunSettings, from_json, to_json
 from experiments import sample
-from experiments.run import main, parse, settings_of
+from experiments.run import main
+from experiments.run_options import parse, settings_of
 
 PROMPT = "a red car"
 TINY = [

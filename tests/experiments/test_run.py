@@ -47,9 +47,11 @@ def _refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("outputs")
-    result = _command(*TINY, "--output", str(output))
+    result = _command(*TINY, "--output", str(output), "--tensorboard")
     assert result.returncode == 0, result.stderr
-    return output / "a-red-mushroom-seed0"
+    folder = output / "a-red-mushroom-seed0"
+    assert result.stdout.endswith(f"done: {folder}\npage: {folder / 'index.html'}\n")
+    return folder
 
 
 def test_a_run_writes_every_file(finished: Path) -> None:
@@ -68,6 +70,12 @@ def test_a_run_writes_every_file(finished: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [int(float(row["step"])) for row in rows] == [1, 3, 6]
     assert all(np.isfinite(float(value)) for row in rows for value in row.values())
+    with (finished / "progress.csv").open(newline="") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["1", "4", "6"]
+    assert len([*(finished / "shown").glob("*.png")]) == 3
+    assert len([*(finished / "tensorboard").glob("events.*")]) == 1
+    page = (finished / "index.html").read_text(encoding="utf-8")
+    assert "experiments.run --prompt" in page and "--steps 6" in page
 
 
 def test_resuming_a_killed_run_ends_the_same(finished: Path, tmp_path: Path) -> None:
@@ -77,8 +85,8 @@ def test_resuming_a_killed_run_ends_the_same(finished: Path, tmp_path: Path) -> 
     shutil.rmtree(folder / "checkpoints" / "6")
     for name in ("preview.png", "turntable.mp4", "mesh.glb"):
         (folder / name).unlink()
-    main(["--resume", str(folder)])
-    for name in ("preview.png", "mesh.glb", "metrics.csv"):
+    main(["--resume", str(folder), "--tensorboard"])
+    for name in ("preview.png", "mesh.glb", "metrics.csv", "progress.csv", "index.html"):
         assert (folder / name).read_bytes() == (finished / name).read_bytes(), name
 
 
@@ -106,6 +114,8 @@ def test_an_existing_run_is_not_overwritten(
         (["--prompt", "a red mushroom", "--weights", "/nowhere"], "/nowhere"),
         (["--resume", "/nowhere"], "/nowhere"),
         (["--resume", "/nowhere", "--seed", "1"], "--resume"),
+        (["--resume", "/nowhere", "--viewer", "--port", "0"], "/nowhere"),
+        (["--prompt", "a red mushroom", "--viewer", "--port", "70000"], "port 70000"),
     ],
 )
 def test_bad_input_is_named_in_one_line(

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import trimesh
 
-from dreamfusion_jax.export.mesh import choose_threshold, extract_mesh, save_mesh
+from dreamfusion_jax.export.formats import save_mesh
+from dreamfusion_jax.export.mesh import MeshConfig, extract_mesh, simplify
+from dreamfusion_jax.export.surface import choose_threshold, find_surface
 
 R = 0.6
 SPHERE = 4 / 3 * np.pi * R**3
@@ -20,12 +22,14 @@ def sphere(centre=(0.0, 0.0, 0.0), radius=R, density=300.0, sharpness=60.0):
     return density_fn
 
 
-def position_colours(points):
-    return points / 2 + 0.5
+def direction_colours(points):
+    """The same all along a normal of a sphere, and so whatever ray comes down on it."""
+    return points / jnp.linalg.norm(points, axis=-1, keepdims=True) / 2 + 0.5
 
 
 def extract(density_fn, resolution=48, **kwargs):
-    return extract_mesh(density_fn, position_colours, radius=1.0, resolution=resolution, **kwargs)
+    config = MeshConfig(resolution, smoothing=0.0, faces=0, texture=0)
+    return extract_mesh(density_fn, direction_colours, radius=1.0, config=config, **kwargs)
 
 
 def test_sphere_has_its_volume_and_faces_outwards():
@@ -38,9 +42,11 @@ def test_sphere_has_its_volume_and_faces_outwards():
     np.testing.assert_allclose(np.linalg.norm(mesh.vertices, axis=-1), R, atol=3e-3)
     outward = (mesh.face_normals * mesh.triangles_center).sum(-1)
     assert (outward[mesh.area_faces > 1e-9] > 0).all()
+    direction = mesh.vertices / np.linalg.norm(mesh.vertices, axis=-1, keepdims=True)
     np.testing.assert_allclose(
-        mesh.visual.vertex_colors[:, :3], 255 * (mesh.vertices / 2 + 0.5), atol=0.51
+        mesh.visual.vertex_colors[:, :3], 255 * (direction / 2 + 0.5), atol=0.6
     )
+    np.testing.assert_allclose(mesh.vertex_normals, direction, atol=0.02)
 
 
 @pytest.mark.parametrize("resolution", [32, 64])
@@ -142,5 +148,68 @@ def test_obj_keeps_geometry_and_colours(pear, tmp_path):
 
 
 def test_other_suffixes_are_named(pear, tmp_path):
-    with pytest.raises(ValueError, match=r"\.stl"):
+    with pytest.raises(ValueError, match=r"\.glb, \.obj, \.ply, \.stl, not as '\.fbx'"):
+        save_mesh(pear, tmp_path / "pear.fbx")
+
+
+def test_ply_keeps_the_axes_of_the_world(pear, tmp_path):
+    save_mesh(pear, tmp_path / "pear.ply")
+    loaded = trimesh.load_mesh(tmp_path / "pear.ply", process=False)
+    np.testing.assert_allclose(loaded.vertices, pear.vertices, atol=1e-7)
+    np.testing.assert_array_equal(loaded.visual.vertex_colors, pear.visual.vertex_colors)
+
+
+@pytest.mark.parametrize("texture", [0, 32])
+def test_stl_is_closed_and_as_large_as_asked(tmp_path, texture):
+    config = MeshConfig(24, texture=texture)
+    mesh = extract_mesh(sphere((0.3, 0, 0)), direction_colours, radius=1.0, config=config)
+    save_mesh(mesh, tmp_path / "ball.stl", millimetres=40.0)
+    printed = trimesh.load_mesh(tmp_path / "ball.stl")
+    assert printed.is_watertight and printed.is_winding_consistent
+    assert printed.extents.max() == pytest.approx(40.0, rel=1e-5)
+    np.testing.assert_allclose(printed.bounds[:, :2].sum(axis=0), 0.0, atol=1e-4)
+    assert printed.bounds[0, 2] == pytest.approx(0.0, abs=1e-5)
+    assert printed.volume == pytest.approx(4 / 3 * np.pi * 20.0**3, rel=0.05)
+
+
+def test_an_open_mesh_is_not_printed(pear, tmp_path):
+    pear = trimesh.Trimesh(pear.vertices, pear.faces[1:], process=False)
+    with pytest.raises(ValueError, match="not closed"):
         save_mesh(pear, tmp_path / "pear.stl")
+    assert not list(tmp_path.iterdir())
+
+
+def test_simplifying_keeps_the_sphere_and_closes_it():
+    fine = extract(sphere(), 48, threshold=100.0)
+    vertices, faces = simplify(fine.vertices, fine.faces, 600)
+    coarse = trimesh.Trimesh(vertices, faces, process=False)
+    assert len(fine.faces) > 5000 and len(faces) <= 600
+    assert coarse.is_watertight
+    assert coarse.volume == pytest.approx(fine.volume, rel=0.02)
+    assert simplify(fine.vertices, fine.faces, 0)[1] is fine.faces
+
+
+def test_smoothing_takes_out_the_creases_of_cells_and_keeps_the_size():
+    """A density of steps, as of a field whose cells are seen."""
+
+    def cells(points):
+        return sphere()((jnp.floor(points / 0.1) + 0.5) * 0.1)
+
+    def roughness(smoothing):
+        surface = find_surface(cells, radius=1.0, resolution=64, smoothing=smoothing)
+        mesh = trimesh.Trimesh(surface.vertices, surface.faces, process=False)
+        direction = mesh.vertices / np.linalg.norm(mesh.vertices, axis=-1, keepdims=True)
+        turn = np.arccos(np.clip((surface.normal(mesh.vertices) * direction).sum(-1), -1, 1))
+        return np.degrees(turn).mean(), mesh.volume, surface.agreement
+
+    (rough, volume, _), (smooth, kept, agreement) = roughness(0.0), roughness(0.08)
+    assert rough > 15 and smooth < 5
+    assert kept == pytest.approx(volume, rel=0.05)
+    # Off by less than a quarter of a cell, all along the silhouette of cells: 2 * 0.025 / R.
+    assert agreement > 0.92
+
+
+def test_what_was_chosen_is_reported():
+    mesh = extract(sphere(), 48)
+    assert mesh.metadata["agreement"] > 0.98
+    assert 1 < mesh.metadata["threshold"] < 300

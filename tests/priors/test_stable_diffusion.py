@@ -95,6 +95,13 @@ def test_predicts_the_noise_that_diffusers_predicts(version, folders, tmp_path, 
         assert relative_error(eps[one], expected[one]) < 1e-4
 
 
+def test_in_float16_the_autoencoder_stays_in_float32(folders):
+    prior, params = load(str(folders["1.5"]), dtype=jnp.float16)
+    assert prior.vae.dtype == jnp.float32 and prior.unet.dtype == jnp.float16
+    assert {x.dtype for x in jax.tree.leaves(params["vae"])} == {jnp.dtype(jnp.float32)}
+    assert {x.dtype for x in jax.tree.leaves(params["unet"])} == {jnp.dtype(jnp.float16)}
+
+
 def test_bfloat16(folders):
     prior, params = load(str(folders["1.5"]), dtype=jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}

@@ -23,7 +23,10 @@ from dreamfusion_jax.runs.trained_scene import TrainedScene
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "helpers.tiny_run"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-FILES = ("metrics.csv", "preview.png", "turntable.mp4", "mesh.glb", "scene.safetensors")
+FILES = (
+    *("metrics.csv", "progress.csv"),
+    *("preview.png", "turntable.mp4", "mesh.glb", "scene.safetensors"),
+)
 
 
 def begin(folder, prefix=()):
@@ -60,9 +63,10 @@ def last_step(folder):
 def assert_same_run(folder, other):
     for name in FILES:
         assert (folder / name).read_bytes() == (other / name).read_bytes(), name
-    previews, others = (sorted((x / "previews").iterdir()) for x in (folder, other))
-    assert [p.name for p in previews] == [p.name for p in others]
-    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(previews, others, strict=True))
+    for name in ("previews", "shown"):
+        pictures, others = (sorted((x / name).iterdir()) for x in (folder, other))
+        assert [p.name for p in pictures] == [p.name for p in others]
+        assert all(a.read_bytes() == b.read_bytes() for a, b in zip(pictures, others, strict=True))
     scenes = [jax.tree.leaves(TrainedScene.load(x).params) for x in (folder, other)]
     for a, b in zip(*scenes, strict=True):
         np.testing.assert_array_equal(a, b)

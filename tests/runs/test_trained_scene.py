@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers.tiny_run import PRIOR, SETTINGS
 
+from dreamfusion_jax.export.mesh import MeshConfig
 from dreamfusion_jax.presets import TOYBOX, changed
 from dreamfusion_jax.runs.checkpoint import CheckpointError
 from dreamfusion_jax.runs.run import Run, load_finished
@@ -16,6 +17,7 @@ from dreamfusion_jax.scene.camera import orbit
 from dreamfusion_jax.scene.lighting import Lighting, plain_albedo
 
 CAMERAS = orbit(2, 0.3, 1.3, 1.1)
+COARSE = MeshConfig(resolution=12, texture=16)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def test_a_folder_and_a_file_give_the_scene_back(finished, tmp_path):
     assert_same(again, scene)
     assert again.about == loaded.about
     assert file.stat().st_size < 30_000
-    mesh, same = scene.mesh(12), again.mesh(12)
+    mesh, same = scene.mesh(COARSE), again.mesh(COARSE)
     np.testing.assert_array_equal(mesh.vertices, same.vertices)
     assert load_finished(folder)[0].seed == 3
 

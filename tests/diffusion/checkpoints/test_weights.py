@@ -181,3 +181,15 @@ def test_fused_attention_is_chosen_only_where_it_runs():
     assert attention_implementation(jnp.bfloat16, 512, True, ampere) == "xla"
     assert attention_implementation(jnp.bfloat16, 64, True, turing) == "xla"
     assert attention_implementation(jnp.bfloat16, 64, True, host) == "xla"
+
+
+def test_the_environment_chooses_attention_where_there_is_a_choice(monkeypatch):
+    gpu = SimpleNamespace(device_kind="NVIDIA H100", compute_capability="9.0")
+    monkeypatch.setenv("DREAMFUSION_JAX_ATTENTION", "xla")
+    assert attention_implementation(jnp.bfloat16, 64, True, gpu) == "xla"
+    monkeypatch.setenv("DREAMFUSION_JAX_ATTENTION", "cudnn")
+    assert attention_implementation(jnp.bfloat16, 64, True, gpu) == "cudnn"
+    assert attention_implementation(jnp.float32, 64, True, gpu) == "xla"
+    monkeypatch.setenv("DREAMFUSION_JAX_ATTENTION", "flash")
+    with pytest.raises(ValueError, match="DREAMFUSION_JAX_ATTENTION must be xla or cudnn"):
+        attention_implementation(jnp.float32, 64, True, gpu)

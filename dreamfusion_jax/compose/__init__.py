@@ -1,0 +1,1 @@
+"""Scenes of several objects, lit by any light: what finished objects are made for."""

@@ -1,0 +1,175 @@
+"""The viewer's page in a real browser: it is not blank, it obeys, and it ends with its program."""
+
+import io
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import imageio_ffmpeg
+import mediapy
+import numpy as np
+import pytest
+from helpers.browser import (
+    asked_for,
+    changed,
+    chromium,
+    errors_of,
+    is_blank,
+    opened,
+    picture_of,
+    wait_until,
+)
+from helpers.small_scenes import ball
+from PIL import Image
+
+pytestmark = pytest.mark.browser
+
+WINDOW = (760, 440)
+"""Small: it is drawn without a GPU."""
+VIEW = {"x": 20, "y": 150, "width": 400, "height": 280}
+"""Part of it that no panel covers."""
+
+
+def begin(*words):
+    """Starts a program; waits for the address that it says."""
+    program = subprocess.Popen(
+        [sys.executable, "-m", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert program.stdout is not None
+    said = []
+    for line in program.stdout:
+        said.append(line)
+        found = re.search(r"http://127\.0\.0\.1:\d+", line)
+        if found:
+            return program, found[0]
+    raise AssertionError("".join(said))
+
+
+def closed(address):
+    with socket.socket() as trial:
+        return trial.connect_ex(("127.0.0.1", int(address.rpartition(":")[2]))) != 0
+
+
+def scene_in(page):
+    with Image.open(io.BytesIO(page.screenshot(clip=VIEW))) as picture:
+        return np.asarray(picture.convert("RGB"), np.int16)
+
+
+def colour_in(page, colour):
+    """Share of the view where one channel is well above the others."""
+    others = [channel for channel in range(3) if channel != colour]
+    view = scene_in(page)
+    return float((view[..., colour] > view[..., others].max(-1) + 60).mean())
+
+
+def drag(page, by):
+    page.mouse.move(250, 350)
+    page.mouse.down()
+    page.mouse.move(250 + by, 350, steps=8)
+    page.mouse.up()
+
+
+def type_into(page, name, value):
+    """Types a number into the box of a slider."""
+    row = page.get_by_text(name, exact=True).locator("xpath=ancestor::*[.//input][1]")
+    box = row.locator("input").last
+    box.fill(str(value))
+    box.press("Enter")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    ball(0.3, (0.9, 0.1, 0.1)).save(folder / "red.safetensors")
+    ball(0.2, (0.1, 0.1, 0.9), (0.0, 0.1, 0.0)).save(folder / "blue.safetensors")
+    files = [str(folder / f"{name}.safetensors") for name in ("red", "blue")]
+    program, address = begin(
+        *("experiments.view", *files, "--port", "0"),
+        *("--sizes.coarse", "48", "--sizes.fine", "96"),
+    )
+    try:
+        with chromium() as browser, opened(browser, address, WINDOW) as window:
+            window.wait_for_selector("canvas", timeout=60_000)
+            wait_until(window, lambda: colour_in(window, 0) > 0.02, 120)
+            yield window
+            assert asked_for(window, address) == []
+    finally:
+        program.send_signal(signal.SIGTERM)
+        said, _ = program.communicate(timeout=60)
+        assert (program.returncode, said) == (0, "")
+        assert closed(address)
+
+
+def test_the_scene_is_there(page):
+    assert not is_blank(picture_of(page.locator("canvas").first))
+    assert errors_of(page) == []
+
+
+def test_a_slider_changes_the_picture_and_the_way_it_should(page):
+    before = scene_in(page)
+    type_into(page, "ambient", 0)
+    type_into(page, "diffuse", 0)
+    wait_until(page, lambda: colour_in(page, 0) == 0.0)  # Black now.
+    type_into(page, "ambient", 1)
+    wait_until(page, lambda: colour_in(page, 0) > 0.02)
+    assert changed(before, scene_in(page)) > 0.01
+    type_into(page, "ambient", 0.35)
+    type_into(page, "diffuse", 0.65)
+
+
+def test_the_light_has_a_direction(page):
+    type_into(page, "azimuth", -60)
+    page.wait_for_timeout(3000)
+    before = scene_in(page)
+    type_into(page, "azimuth", 120)
+    wait_until(page, lambda: changed(before, scene_in(page)) > 0.01)
+
+
+def test_every_kind_of_picture_differs(page):
+    pictures = [scene_in(page)]
+    for kind in ("albedo", "textureless", "normals", "depth", "shaded"):
+        choose(page, "picture", kind)
+        wait_until(page, lambda: changed(pictures[-1], scene_in(page)) > 0.01)
+        page.wait_for_timeout(1500)
+        pictures.append(scene_in(page))
+
+
+def choose(page, name, option):
+    row = page.get_by_text(name, exact=True).locator("xpath=ancestor::*[.//input][1]")
+    row.locator("input").first.click()
+    page.get_by_role("option", name=option, exact=True).click()
+
+
+def test_the_mesh_stands_beside_it_and_goes_again(page):
+    before = colour_in(page, 0)
+    box = page.get_by_role("checkbox").first
+    box.check()
+    wait_until(page, lambda: colour_in(page, 0) > 1.3 * before)
+    box.uncheck()
+    wait_until(page, lambda: colour_in(page, 0) < 1.2 * before)
+
+
+def test_pictures_are_taken_away(page, tmp_path):
+    with page.expect_download(timeout=120_000) as waiting:
+        page.get_by_role("button", name="screenshot").click()
+    waiting.value.save_as(tmp_path / "shot.png")
+    assert waiting.value.suggested_filename == "red-shaded.png"
+    with Image.open(tmp_path / "shot.png") as picture:
+        pixels = np.asarray(picture)
+        assert min(pixels.shape[:2]) == 96
+        assert (pixels[..., 0] > pixels[..., 1].astype(int) + 60).mean() > 0.02
+    with page.expect_download(timeout=120_000) as waiting:
+        page.get_by_role("button", name="turntable").click()
+    waiting.value.save_as(tmp_path / "turn.mp4")
+    mediapy.set_ffmpeg(imageio_ffmpeg.get_ffmpeg_exe())
+    assert mediapy.read_video(tmp_path / "turn.mp4").shape == (48, 96, 96, 3)
+
+
+def test_turning_it_moves_it_and_another_run_replaces_it(page):
+    choose(page, "run", "blue")
+    wait_until(page, lambda: colour_in(page, 2) > 0.005 and colour_in(page, 0) == 0.0)
+    before = scene_in(page)
+    drag(page, 150)
+    wait_until(page, lambda: changed(before, scene_in(page)) > 0.005)
