@@ -43,7 +43,7 @@ def test_a_notebook_runs_from_top_to_bottom(
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     book = nbformat.reads(json.dumps(_load_hook().shrink(_read(name))), as_version=4)
     nbclient.NotebookClient(
-        book, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+        book, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
     assert len(_rich(book)) >= SHOWN[name]
     errors = [o for c in book.cells for o in c.get("outputs", []) if o.output_type == "error"]
