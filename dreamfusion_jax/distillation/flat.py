@@ -169,5 +169,5 @@ def _step(
     with jax.numpy_dtype_promotion("standard"):  # optax reckons with the number of the step.
         update, memory = _optimizer(config).update(gradient, memory, theta)
     carry = config.distillation.update(carry, to_own, distilled)
-    theta = jnp.asarray(optax.apply_updates(theta, update))
-    return theta, memory, carry
+    moved = theta + update  # pyright: ignore[reportOperatorIssue]
+    return moved, memory, carry

@@ -79,9 +79,8 @@ class Preprocessing:
 
         image = Image.fromarray(picture)
         width, height = (self.size * length // min(image.size) for length in image.size)
-        shape = (width, height)
-        image = image.resize(shape, Image.Resampling(self.resample))
-        left, top = ((length - self.crop) // 2 for length in shape)
+        image = image.resize((width, height), Image.Resampling(self.resample))
+        left, top = ((length - self.crop) // 2 for length in image.size)
         image = image.crop((left, top, left + self.crop, top + self.crop))
         values = np.asarray(image, np.float32) / 255
         return (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)

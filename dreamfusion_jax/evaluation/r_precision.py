@@ -250,15 +250,15 @@ def precision(
     shares = (best / best.sum(axis=-1, keepdims=True)).mean(axis=1)
     chosen = rng.integers(scores.shape[-1], size=(_DRAWS, len(prompts)))[:, group]
     shuffled = shares[np.arange(len(right)), chosen].mean(axis=1)
-    low, high = (float(x) for x in np.percentile(means, _LEVEL))
-    shuffled_low, shuffled_high = (float(x) for x in np.percentile(shuffled, _LEVEL))
+    low, high = np.percentile(means, _LEVEL)
+    shuffled_low, shuffled_high = np.percentile(shuffled, _LEVEL)
     return Precision(
-        float(each.mean()),
-        low,
-        high,
-        float(shuffled.mean()),
-        shuffled_low,
-        shuffled_high,
+        value=float(each.mean()),
+        low=float(low),
+        high=float(high),
+        shuffled=float(shuffled.mean()),
+        shuffled_low=float(shuffled_low),
+        shuffled_high=float(shuffled_high),
         of_each=tuple(float(x) for x in each),
     )
 

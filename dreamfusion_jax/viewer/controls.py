@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, get_args
 import jax.numpy as jnp
 import numpy as np
 
-from dreamfusion_jax.export.mesh import save_mesh
+from dreamfusion_jax.export.formats import save_mesh
 from dreamfusion_jax.scene.lighting import Lighting
 from dreamfusion_jax.viewer.seen import Kind
 

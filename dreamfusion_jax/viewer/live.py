@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 _RESOLUTION = 48
 """Of the grid that stands for a scene which changes every few seconds."""
 
-_EVERY, _SHARE = 2.0, 9.0
-"""Least seconds between two scenes, and how many times as long as showing one takes."""
+_EVERY, _SHARE, _RARELY = 2.0, 9.0, 20.0
+"""Between two scenes: least seconds, as many times as showing one takes, most seconds."""
+
+_WORDS = 1.0
+"""Seconds between two lines of words."""
 
 _TOLD = ("opacity", "residual")
 _MOST_VIEWS = 4
@@ -59,6 +62,8 @@ class Live:
         watched = self.viewer.painter.watched
         if moment.last or stepped or waiting or (watched and time.monotonic() > self._next):
             self._show(moment)
+        if stepped or waiting or self._clock.passed(_WORDS):
+            self._say(moment)
         if waiting:
             self._wait(moment)
 
@@ -70,6 +75,11 @@ class Live:
         self.viewer.show(scene, f"step-{moment.step}", _RESOLUTION)
         if not moment.last:
             self._show_prior(moment.state)
+        took = time.monotonic() - begun
+        # What took long will hardly take so again: it was compiled.
+        self._next = time.monotonic() + min(max(_EVERY, _SHARE * took), _RARELY)
+
+    def _say(self, moment: Moment[TrainState]) -> None:
         self._clock.report(moment)
         self._bar.value = 100.0 * moment.step / moment.total
         values = jax.device_get(dict(moment.values))
@@ -81,8 +91,6 @@ class Live:
         self._words.content = (
             f"step {moment.step} of {moment.total}, {self._clock.words()}\n\n{numbers}"
         )
-        took = time.monotonic() - begun
-        self._next = time.monotonic() + max(_EVERY, _SHARE * took)
 
     def _show_prior(self, state: TrainState) -> None:
         """The pictures of the coming step: rendered, with noise, and as the prior takes them."""

@@ -148,9 +148,6 @@ class Painter(threading.Thread):
             camera, subject.lighting, height, width, given_up=self._ended.is_set
         )
 
-    def _close(self, client: "viser.ClientHandle") -> None:
-        self._windows.pop(client.client_id, None)
-
     def _open(self, client: "viser.ClientHandle") -> None:
         window = self._windows[client.client_id] = _Window(client)
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dreamfusion_jax import presets
 from dreamfusion_jax.distillation.flat import FlatConfig, FreePixels, Mirrored, distil_pictures
 from dreamfusion_jax.looks.figures import save_figure, tiles
+from dreamfusion_jax.presets import changed
 from dreamfusion_jax.priors.loading import load_prior
 from dreamfusion_jax.priors.sampling import condition_of, sample
 from experiments.command_line import UsageError
@@ -50,11 +50,9 @@ def draw(arguments: Arguments) -> Path:
     if arguments.seeds < 1:
         raise UsageError(f"--seeds must be at least 1, not {arguments.seeds}")
     preset = arguments.chosen
-    distillation = preset.config.train.distillation
     weight = arguments.guidance_weight
-    if weight is not None:
-        setting = {"train.distillation.guidance_weight": weight}
-        distillation = presets.changed(preset.config, setting).train.distillation
+    changes = {} if weight is None else {"train.distillation.guidance_weight": weight}
+    distillation = changed(preset.config, changes).train.distillation
     config = FlatConfig(
         steps=arguments.steps or FlatConfig().steps,
         learning_rate=arguments.learning_rate,

@@ -15,7 +15,7 @@ SMALL = ("--resolution", "32", "--faces", "400", "--texture", "64")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toys")
-    toy(2.0).save(folder / "toy.safetensors")
+    toy().save(folder / "toy.safetensors")
     toy(-30.0).save(folder / "empty.safetensors")
     return folder
 

@@ -18,7 +18,7 @@ SMALL = ("--width", "24", "--height", "16")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toys")
-    toy(2.0).save(folder / "toy.safetensors")
+    toy().save(folder / "toy.safetensors")
     two = [
         {"run": "toy.safetensors", "position": [0, 0.3, 0], "turn": 40, "size": 0.5},
         {"run": "toy.safetensors", "position": [0, -0.3, 0], "size": 0.5},
@@ -62,7 +62,7 @@ def test_opacity_and_straight_colours_give_the_picture_over_a_background(folder)
     clear = draw(folder, "toy.safetensors", "a.png", "--frames", 1, "--background", "none")[0]
     plain = draw(folder, "toy.safetensors", "b.png", "--frames", 1, "--background", 0, 0, 1)[0]
     opacity = clear[..., 3:] / 255
-    assert opacity.min() < 0.05 and opacity.max() > 0.95  # A thin haze is all around.
+    assert opacity.min() < 0.05 and opacity.max() > 0.95
     over = opacity * clear[..., :3] + (1 - opacity) * [0, 0, 255]
     np.testing.assert_allclose(plain[..., :3], over, atol=2)
 

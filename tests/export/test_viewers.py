@@ -56,7 +56,7 @@ new GLTFLoader().load('toy.glb', loaded => {
 def folder(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("viewers")
     config = MeshConfig(resolution=64, faces=4000, texture=request.param)
-    save_mesh(toy(2.0).mesh(config), folder / "toy.glb")
+    save_mesh(toy().mesh(config), folder / "toy.glb")
     npm = shutil.which("npm")
     assert npm, "these tests need npm: apt-get install npm"
     packages = ("gltf-validator@2.0.0-dev.3.10", "three@0.187")
@@ -82,7 +82,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 def test_three_sees_the_front_of_the_field(folder):
     """From +z, where glTF has the front, as the field looks from +x."""
     camera = orbit(1, 0.0, 2.0, 1.1)
-    field = np.asarray(toy(2.0).look(camera, size=128, backdrop=1.0).colour[0])
+    field = np.asarray(toy().look(camera, size=128, backdrop=1.0).colour[0])
     angle = math.degrees(2 * math.atan(0.5 / 1.1))
     (folder / "page.html").write_text(PAGE.replace("FOV", f"{angle:.6f}"))
     handler = functools.partial(_Quiet, directory=folder)

@@ -173,3 +173,34 @@ def test_turning_it_moves_it_and_another_run_replaces_it(page):
     before = scene_in(page)
     drag(page, 150)
     wait_until(page, lambda: changed(before, scene_in(page)) > 0.005)
+
+
+def test_a_run_is_watched_paused_and_stepped_while_it_trains(tmp_path):
+    program, address = begin(
+        *("experiments.run", "--prompt", "a red mushroom", "--prior", "oracle"),
+        *("--steps", "100000", "--train.views", "1", "--scene.sampling.intervals", "12"),
+        *("--output.preview-every", "100000", "--output.checkpoint-every", "100000"),
+        *("--output", str(tmp_path), "--viewer", "--port", "0"),
+    )
+
+    def step(page):
+        found = re.search(r"step (\d+) of 100000", page.locator("body").inner_text())
+        return int(found[1]) if found else 0
+
+    with chromium() as browser, opened(browser, address, WINDOW) as page:
+        wait_until(page, lambda: step(page) > 1, 300)
+        page.get_by_role("button", name="one step").click()  # Pauses as well.
+        wait_until(page, lambda: page.get_by_role("checkbox").last.is_checked())
+        page.wait_for_timeout(5000)
+        before = step(page)
+        page.wait_for_timeout(2000)
+        assert step(page) == before
+        page.get_by_role("button", name="one step").click()
+        wait_until(page, lambda: step(page) == before + 1)
+        assert page.get_by_text("shown to the prior, t = ").count() == 1
+        page.get_by_role("checkbox").last.uncheck()
+        wait_until(page, lambda: step(page) > before + 2)
+    program.send_signal(signal.SIGTERM)
+    said, _ = program.communicate(timeout=120)
+    assert program.returncode == 128 + signal.SIGTERM and "go on with --resume" in said
+    assert closed(address)
