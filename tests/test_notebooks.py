@@ -41,9 +41,9 @@ def test_a_notebook_runs_from_top_to_bottom(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    book = nbformat.from_dict(_load_hook().shrink(_read(name)))
+    book = nbformat.reads(json.dumps(_load_hook().shrink(_read(name))), as_version=4)
     nbclient.NotebookClient(
-        book, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+        book, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
     assert len(_rich(book)) >= SHOWN[name]
     errors = [o for c in book.cells for o in c.get("outputs", []) if o.output_type == "error"]
@@ -60,7 +60,7 @@ def test_notebooks_carry_no_outputs_and_open_in_colab(name: str) -> None:
     book = json.loads(text)
     cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
-    nbformat.validate(nbformat.from_dict(book))
+    nbformat.validate(nbformat.reads(text, as_version=4))
     assert "colab.research.google.com/github/" in text and f"colabs/{name}.ipynb" in text
     # They call the library: nothing is defined but a function that keeps pictures.
     sources = "".join("".join(cell["source"]) for cell in cells)
