@@ -9,7 +9,7 @@ What is finished is not made again. In full it is about ninety objects, a day of
 
 import dataclasses
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -122,23 +122,23 @@ def draw(arguments: Arguments) -> Path:
     Raises:
         ValueError: A request that cannot be carried out.
     """
-    drawn = {}
+    drawn = []
     for entry in ENTRIES:
         say(f"== {entry.title}")
-        drawn[entry] = entry.draw(_arguments_of(entry, arguments))
+        drawn.append((entry, entry.draw(_arguments_of(entry, arguments))))
     path = arguments.output / "index.html"
     write_whole(path, _page(drawn).encode())
     return path
 
 
-def _page(drawn: dict[Entry, Path]) -> str:
+def _page(drawn: Sequence[tuple[Entry, Path]]) -> str:
     """The index: a heading, the picture and its files for each."""
     parts = [
         "<!doctype html><html lang='en'><meta charset='utf-8'><title>Figures</title>",
         "<style>body{font:16px sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
         "img{max-width:100%}</style><h1>Figures</h1>",
     ]
-    for entry, path in drawn.items():
+    for entry, path in drawn:
         stem = path.stem
         command = " ".join((entry.draw.__module__, "--help"))
         parts.append(
