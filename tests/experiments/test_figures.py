@@ -11,6 +11,8 @@ from PIL import Image
 
 from experiments.figures import fig2, fig4, fig6, table1
 
+pytestmark = pytest.mark.slow
+
 TINY = ["--prior", "oracle", "--steps", "2", "--size", "32"]
 NAMES = ("gallery", "fig2", "fig3", "fig4", "fig6", "fig6-pictures", "fig9", "table1")
 
