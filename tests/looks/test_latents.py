@@ -144,7 +144,7 @@ RUN = RunConfig(
         distillation=Sds(guidance_weight=0.0, weighting="image"),
         losses=LossConfig(opacity=0.0),
     ),
-    output=OutputConfig(size=16, frames=2, mesh_resolution=16),
+    output=OutputConfig(size=16, frames=2, mesh_resolution=16, mesh_texture=0),
 )
 
 
