@@ -80,7 +80,14 @@ def type_into(page, name, value):
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
+def browser():
+    """One for all: a thread can have no second one beside it."""
+    with chromium() as program:
+        yield program
+
+
+@pytest.fixture(scope="module")
+def page(browser, tmp_path_factory):
     folder = tmp_path_factory.mktemp("scenes")
     ball(0.3, (0.9, 0.1, 0.1)).save(folder / "red.safetensors")
     ball(0.2, (0.1, 0.1, 0.9), (0.0, 0.1, 0.0)).save(folder / "blue.safetensors")
@@ -90,7 +97,7 @@ def page(tmp_path_factory):
         *("--sizes.coarse", "48", "--sizes.fine", "96"),
     )
     try:
-        with chromium() as browser, opened(browser, address, WINDOW) as window:
+        with opened(browser, address, WINDOW) as window:
             window.wait_for_selector("canvas", timeout=60_000)
             wait_until(window, lambda: colour_in(window, 0) > 0.02, 120)
             yield window
@@ -175,7 +182,7 @@ def test_turning_it_moves_it_and_another_run_replaces_it(page):
     wait_until(page, lambda: changed(before, scene_in(page)) > 0.005)
 
 
-def test_a_run_is_watched_paused_and_stepped_while_it_trains(tmp_path):
+def test_a_run_is_watched_paused_and_stepped_while_it_trains(browser, tmp_path):
     program, address = begin(
         *("experiments.run", "--prompt", "a red mushroom", "--prior", "oracle"),
         *("--steps", "100000", "--train.views", "1", "--scene.sampling.intervals", "12"),
@@ -187,7 +194,7 @@ def test_a_run_is_watched_paused_and_stepped_while_it_trains(tmp_path):
         found = re.search(r"step (\d+) of 100000", page.locator("body").inner_text())
         return int(found[1]) if found else 0
 
-    with chromium() as browser, opened(browser, address, WINDOW) as page:
+    with opened(browser, address, WINDOW) as page:
         wait_until(page, lambda: step(page) > 1, 300)
         page.get_by_role("button", name="one step").click()  # Pauses as well.
         wait_until(page, lambda: page.get_by_role("checkbox").last.is_checked())
