@@ -41,11 +41,12 @@ def compute_dtype(device: Any = None) -> jnp.dtype:
     device = jax.devices()[0] if device is None else device
     if device.platform == "cpu":
         return jnp.dtype(jnp.float32)
-    old = _is_nvidia(device) and float(device.compute_capability) < 8.0
+    old = is_nvidia(device) and float(device.compute_capability) < 8.0
     return jnp.dtype(jnp.float16 if old else jnp.bfloat16)
 
 
-def _is_nvidia(device: Any) -> bool:
+def is_nvidia(device: Any) -> bool:
+    """Whether a device is a GPU of NVIDIA's, by its name."""
     return device.device_kind.startswith(("NVIDIA", "Tesla", "GeForce", "Quadro"))
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from dreamfusion_jax.devices import is_nvidia
 from dreamfusion_jax.diffusion.layers import ACTIVATIONS, Dtype, GroupNorm, LayerNorm, conv1x1
 
 ATTENTION_VARIABLE = "DREAMFUSION_JAX_ATTENTION"
@@ -77,8 +78,7 @@ def attention_implementation(
         return "xla"
     if asked is not None:
         return asked
-    nvidia = getattr(device, "device_kind", "").startswith("NVIDIA")
-    return "cudnn" if nvidia and float(device.compute_capability) >= 8.0 else "xla"
+    return "cudnn" if is_nvidia(device) and float(device.compute_capability) >= 8.0 else "xla"
 
 
 class Attention(nn.Module):
