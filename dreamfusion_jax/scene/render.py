@@ -15,6 +15,7 @@ from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.scene.background import EnvironmentMap
 from dreamfusion_jax.scene.camera import Camera, Rays, cast_rays, sphere_bounds
 from dreamfusion_jax.scene.encoding import frustum_moments
+from dreamfusion_jax.scene.fields.pieces import in_pieces
 from dreamfusion_jax.scene.fields.proposal import ProposalMlp
 from dreamfusion_jax.scene.fields.protocol import Field, Params
 from dreamfusion_jax.scene.intervals import anneal, dilate, resample, uniform_edges
@@ -201,7 +202,8 @@ def sample_intervals(
         if level < len(config.proposals):
             _, points = interval_points(rays, edges)
             spread = jnp.broadcast_to(variance, points.shape[:-1])
-            density = model.proposal(params["proposals"][level], points, spread)
+            ask = functools.partial(model.proposal, params["proposals"][level])
+            density = in_pieces(ask, points, spread, model.proposal.piece)
             weights = composite(density, edges)
             histograms.append((edges, weights))
     return edges, tuple(histograms)
@@ -246,14 +248,15 @@ def render_rays(
     )
     distance, points = interval_points(rays, edges)
     spread = jnp.broadcast_to(variance, points.shape[:-1])
+    field, piece = functools.partial(model.field, params["field"]), model.field.piece
     if model.sampling.normals == "sample":
-        density, albedo, normals = density_normals(
-            lambda p: model.field(params["field"], p, spread), points
+        density, albedo, normals = in_pieces(
+            lambda x, v: density_normals(lambda p: field(p, v), x), points, spread, piece
         )
         weights = composite(density, edges)
         places = points
     else:
-        density, albedo = model.field(params["field"], points, spread)
+        density, albedo = in_pieces(field, points, spread, piece)
         weights = composite(density, edges)
         normals, places = _ray_normals(model, params, rays, distance, weights, variance)
     opacity = jnp.sum(weights, axis=-1)

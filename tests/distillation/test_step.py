@@ -45,6 +45,10 @@ class Ball:
     def latent(self):
         return False
 
+    @property
+    def piece(self):
+        return None
+
     def init(self, key):
         del key
         return {"centre": jnp.array([0.1, -0.2, 0.05]), "colour": jnp.array([0.4, -0.3, 0.9])}

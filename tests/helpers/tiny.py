@@ -30,6 +30,10 @@ class Fog:
     def latent(self):
         return len(self.colour) == 4
 
+    @property
+    def piece(self):
+        return None
+
     def init(self, key):
         del key
         return {"albedo": jnp.array(self.colour)}

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key
 from dreamfusion_jax.checks import check_count
 from dreamfusion_jax.scene.encoding import integrated_positional_encoding
 from dreamfusion_jax.scene.fields.density import Density
+from dreamfusion_jax.scene.fields.pieces import mlp_piece
 from dreamfusion_jax.scene.fields.protocol import Params
 
 
@@ -75,6 +76,11 @@ class MlpField:
     def latent(self) -> bool:
         """No: see `GridField` for latents."""
         return False
+
+    @property
+    def piece(self) -> int | None:
+        """See `Field`."""
+        return mlp_piece()
 
     def _module(self) -> ResidualMlp:
         dtype = jnp.dtype(jnp.bfloat16 if self.bfloat16 else jnp.float32)

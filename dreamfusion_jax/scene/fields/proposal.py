@@ -10,6 +10,7 @@ from dreamfusion_jax.checks import check_count
 from dreamfusion_jax.scene.encoding import integrated_positional_encoding
 from dreamfusion_jax.scene.fields.density import Density
 from dreamfusion_jax.scene.fields.mlp import ResidualMlp
+from dreamfusion_jax.scene.fields.pieces import mlp_piece
 from dreamfusion_jax.scene.fields.protocol import Params
 
 
@@ -34,6 +35,11 @@ class ProposalMlp:
 
     def __post_init__(self) -> None:
         check_count(self, "width", "blocks", "frequencies")
+
+    @property
+    def piece(self) -> int | None:
+        """See `Field`."""
+        return mlp_piece()
 
     def _module(self) -> ResidualMlp:
         return ResidualMlp(self.width, self.blocks, 1)

@@ -26,6 +26,11 @@ class Field(Protocol):
         """
         ...
 
+    @property
+    def piece(self) -> int | None:
+        """How many points to ask about at once, None for any number; see `in_pieces`."""
+        ...
+
     def init(self, key: Key[Array, ""]) -> Params:
         """Fresh parameters."""
         ...
