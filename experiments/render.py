@@ -44,8 +44,8 @@ class Arguments:
 
     Attributes:
         scenes: Folders of runs, scene.safetensors files, or JSON files that place several runs.
-        output: The file; of several scenes the name that theirs begin with. Its suffix chooses .mp4, .gif, .webp or .png, of which a number of
-            frames become numbered files.
+        output: The file; of several scenes what the names of theirs begin with. Its suffix chooses
+            .mp4, .gif, .webp or .png, of which a number of frames become numbered files.
         path: How the camera goes around the origin, unless --cameras says.
         cameras: JSON file of cameras.
         frames: Number of them.
