@@ -100,10 +100,15 @@ class Attention(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, attention to the text, gated feed-forward; each normalized and added."""
+    """Self-attention, attention to the text, gated feed-forward; each normalized and added.
+
+    The self-attention is that of `views` neighbours in the batch together (MVDream, 2308.16512,
+    section 3.1); of 1, each pixel attends to its own picture alone.
+    """
 
     heads: int
     dtype: Dtype = jnp.float32
+    views: int = 1
 
     @nn.compact
     def __call__(
@@ -111,7 +116,8 @@ class TransformerBlock(nn.Module):
     ) -> Float[Array, "B N C"]:
         """One transformer layer over the pixels x."""
         y = LayerNorm(dtype=self.dtype, name="norm1")(x)
-        x = x + Attention(self.heads, self.dtype, name="attn1")(y, y)
+        y = y.reshape(-1, self.views * y.shape[1], y.shape[2])
+        x = x + Attention(self.heads, self.dtype, name="attn1")(y, y).reshape(x.shape)
         y = LayerNorm(dtype=self.dtype, name="norm2")(x)
         x = x + Attention(self.heads, self.dtype, name="attn2")(y, text)
         y = LayerNorm(dtype=self.dtype, name="norm3")(x)
@@ -130,7 +136,7 @@ class Transformer(nn.Module):
     """Transformer layers over the pixels of a feature map, added to it.
 
     `linear_projection` only changes how a checkpoint stores the projections in and out:
-    as matrices (SD 2.x) or as 1x1 convolutions (SD 1.x).
+    as matrices (SD 2.x) or as 1x1 convolutions (SD 1.x). `views`: see `TransformerBlock`.
     """
 
     heads: int
@@ -138,6 +144,7 @@ class Transformer(nn.Module):
     groups: int
     linear_projection: bool
     dtype: Dtype = jnp.float32
+    views: int = 1
 
     @nn.compact
     def __call__(
@@ -154,7 +161,8 @@ class Transformer(nn.Module):
         y = GroupNorm(self.groups, 1e-6, self.dtype, name="norm")(x)
         y = project("proj_in")(y).reshape(x.shape[0], -1, channels)
         for i in range(self.depth):
-            y = TransformerBlock(self.heads, self.dtype, name=f"transformer_blocks.{i}")(y, text)
+            name = f"transformer_blocks.{i}"
+            y = TransformerBlock(self.heads, self.dtype, self.views, name=name)(y, text)
         return x + project("proj_out")(y.reshape(x.shape))
 
 

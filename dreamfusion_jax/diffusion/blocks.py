@@ -81,6 +81,7 @@ def _attend(
         config.resnet.groups,
         config.linear_projection,
         dtype,
+        config.views,
         name=name,
     )(x, text)
 

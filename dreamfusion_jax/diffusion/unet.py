@@ -30,16 +30,32 @@ class UNet2DConditionModel(nn.Module):
         sample: Float[Array, "B H W C"],
         timesteps: Float[Array, "B"],
         encoder_hidden_states: Float[Array, "B N D"],
+        camera: Float[Array, "B K"] | None = None,
     ) -> Float[Array, "B H W E"]:
         """Predicts from the noisy sample, the times (0 to 1000, may be fractional), the text.
 
+        A model that knows cameras (`config.camera_dim`) is told those of the views as well.
+
         Raises:
-            ValueError: height or width is not divisible by the coarsest level's stride.
+            ValueError: height or width is not divisible by the coarsest level's stride, or the
+                batch not by the number of views that are denoised together; or cameras are
+                given to a model that knows none, or not given to one that does.
         """
         config = self.config
+        if sample.shape[0] % config.views:
+            raise ValueError(
+                f"the UNet takes groups of {config.views}, not {sample.shape[0]} views"
+            )
+        if (camera is None) != (config.camera_dim is None):
+            raise ValueError("cameras go with a UNet that knows cameras, and with no other")
         _check_divisible(sample.shape[1:3], 2 ** (config.levels - 1))
         text = encoder_hidden_states.astype(self.dtype)
         time = self._embed_time(timesteps, text)
+        if camera is not None:
+            embed = TimestepEmbedding(
+                time.shape[-1], config.act_fn, self.dtype, name="camera_embedding"
+            )
+            time += embed(camera.astype(self.dtype))
         if config.encoder_hid_dim is not None:
             width = config.cross_attention_dim
             text = nn.Dense(width, dtype=self.dtype, name="encoder_hid_proj")(text)
@@ -79,12 +95,12 @@ class UNet2DConditionModel(nn.Module):
 
     def example_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         """Shapes of the smallest inputs that the model takes."""
-        size = 2 ** (self.config.levels - 1)
-        return (
-            jax.ShapeDtypeStruct((1, size, size, self.config.in_channels), jnp.float32),
-            jax.ShapeDtypeStruct((1,), jnp.float32),
-            jax.ShapeDtypeStruct((1, 1, self.config.text_dim), jnp.float32),
-        )
+        size, batch = 2 ** (self.config.levels - 1), self.config.views
+        shapes = [(batch, size, size, self.config.in_channels), (batch,)]
+        shapes.append((batch, 1, self.config.text_dim))
+        if self.config.camera_dim is not None:
+            shapes.append((batch, self.config.camera_dim))
+        return tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
 
     @staticmethod
     def checkpoint_name(name: str) -> str | None:

@@ -79,7 +79,8 @@ class BlockConfig:
     """One down, mid or up block: its residual blocks, its attention and its resampling.
 
     `attention` is "none", "transformer" (`depth` layers, as in SD) or "added_kv" (as in IF).
-    `resample` is "none", "conv" or "resnet" (a residual block does it).
+    `resample` is "none", "conv" or "resnet" (a residual block does it). The self-attention of
+    transformers is of so many `views` together.
     """
 
     resnet: ResnetConfig
@@ -92,6 +93,7 @@ class BlockConfig:
     norm_text: bool
     resample: str
     downsample_padding: int
+    views: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +103,12 @@ class UNetConfig:
     Per-level values are tuples with one entry a level. `attention_head_dim` is, as in
     diffusers, the number of heads where a block holds transformers, and the width of a head
     in the SimpleCrossAttn blocks.
+
+    The last two are not diffusers': MVDream has them, see `multi_view`.
+
+    Attributes:
+        camera_dim: Numbers that describe a view's camera; None for a model that is told of none.
+        views: How many views, neighbours in the batch, are denoised in sight of each other.
     """
 
     sample_size: int | None = None
@@ -133,6 +141,8 @@ class UNetConfig:
     resnet_skip_time_act: bool = False
     resnet_out_scale_factor: int | float = 1.0
     cross_attention_norm: str | None = None
+    camera_dim: int | None = None
+    views: int = 1
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "UNetConfig":
@@ -142,7 +152,8 @@ class UNetConfig:
             ValueError: an option or value is not supported; it is named, with what is.
         """
         values = {k: v for k, v in values.items() if not k.startswith("_")}
-        fields = {f.name: f.default for f in dataclasses.fields(cls)}
+        ours = ("camera_dim", "views")
+        fields = {f.name: f.default for f in dataclasses.fields(cls) if f.name not in ours}
         check_known("unet", values, {*fields, *_CHOICES})
         check_choices("unet", values, _CHOICES)
         merged = {k: values.get(k, default) for k, default in fields.items()}
@@ -206,6 +217,7 @@ class UNetConfig:
             norm_text=self.cross_attention_norm is not None,
             resample="none" if last else resample,
             downsample_padding=self.downsample_padding,
+            views=self.views,
         )
 
     def _resnet(self, resample: str) -> ResnetConfig:

@@ -11,13 +11,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
-from dreamfusion_jax.checks import NOT_NEGATIVE, check_range
+from dreamfusion_jax.checks import NOT_NEGATIVE, SHARE, check_range
 from dreamfusion_jax.distillation.protocol import Carry, Distilled, Noised
 from dreamfusion_jax.distillation.weighting import Weighting, weight
 from dreamfusion_jax.maths import expand_to
-from dreamfusion_jax.priors.prior import Condition, Prior, PriorParams, guide
+from dreamfusion_jax.priors.prior import Condition, Prior, PriorParams, guide, predict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,17 +29,22 @@ class Sds:
         weighting: w(t), see `Weighting`.
         clip_denoised: Departure: clips the guided denoised image to [-1, 1] before the
             residual is formed, which tames high guidance. For pixel priors only.
+        rescale: Departure: share of the guided denoised images, 0 to 1, that is brought back to the
+            spread of the unguided ones (2305.08891, section 3.4), which high guidance exceeds;
+            of all views that the prior looks at together, as MVDream does (2308.16512).
 
     Raises:
-        SettingError: The guidance weight is negative or not finite.
+        SettingError: The guidance weight is negative or not finite, or the share not within [0, 1].
     """
 
     guidance_weight: float = 100.0
     weighting: Weighting = "sigma_squared"
     clip_denoised: bool = False
+    rescale: float = 0.0
 
     def __post_init__(self) -> None:
         check_range(self, NOT_NEGATIVE, "guidance_weight")
+        check_range(self, SHARE, "rescale")
 
     def check(self, prior: Prior) -> None:
         """Refuses to clip what has no bounds.
@@ -80,7 +85,14 @@ class Sds:
         del carry, key
         self.check(prior)
         z, t = noised.z_t, noised.t
-        eps_hat = guide(prior, params, z, t, condition, self.guidance_weight)
+        if self.rescale:
+            eps = predict(prior, params, z, t, condition)
+            eps_hat = eps.guided(self.guidance_weight)
+            clean, plain = (prior.schedule.x_from_eps(e, z, t) for e in (eps_hat, eps.conditional))
+            clean = rescaled(clean, plain, self.rescale, prior.group)
+            eps_hat = prior.schedule.eps_from_x(clean, z, t)
+        else:
+            eps_hat = guide(prior, params, z, t, condition, self.guidance_weight)
         eps_hat = eps_hat.astype(jnp.float32)
         if self.clip_denoised:
             clean = jnp.clip(prior.schedule.x_from_eps(eps_hat, z, t), -1.0, 1.0)
@@ -93,3 +105,24 @@ class Sds:
         """Nothing."""
         del gradient, distilled
         return carry
+
+
+def rescaled(
+    guided: Float[Array, "V h w C"], plain: Float[Array, "V h w C"], share: float, group: int
+) -> Float[Array, "V h w C"]:
+    """Guided images with a share of their excess spread taken away (2305.08891, eq. 15 and 16).
+
+    Args:
+        guided: Denoised images.
+        plain: The same without guidance, by the prompt alone.
+        share: phi of that paper.
+        group: Neighbouring views whose spread is measured together.
+    """
+
+    def spread(images: jax.Array) -> jax.Array:
+        # The paper's code divides by one less than the number of values, as PyTorch does.
+        together = images.reshape(-1, group * images[0].size)
+        return jnp.repeat(jnp.std(together, axis=1, ddof=1) + 1e-8, group)
+
+    factor = expand_to(spread(plain) / spread(guided), guided.ndim)
+    return (share * factor + 1.0 - share) * guided

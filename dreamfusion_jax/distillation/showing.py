@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Array, Float, Key, ScalarLike
 
 from dreamfusion_jax.distillation.protocol import Carry, add_noise
-from dreamfusion_jax.distillation.time import sample_time
 from dreamfusion_jax.distillation.train import (
     Model,
     TrainConfig,
     TrainState,
     render_view,
+    sample_times,
     sample_view,
     step_keys,
 )
@@ -108,9 +108,10 @@ def show_next(
 ) -> Shown:
     """What the prior will be asked in the next step, but for the jitter along rays."""
     keys = step_keys(state.seed, state.step)
-    view = sample_view(keys, state.step, config)
+    group = model.prior.group
+    view = sample_view(keys, state.step, config, group)
     step = state.step.astype(jnp.float32)
-    t = sample_time(keys["time"], config.views, step, config.steps, config.time)
+    t = sample_times(keys, step, config, group)
     return show(
         state.params,
         state.distillation,

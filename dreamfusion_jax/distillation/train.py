@@ -26,7 +26,7 @@ from dreamfusion_jax.distillation.time import TimeConfig, sample_time
 from dreamfusion_jax.priors.prior import Prior, PriorParams, View
 from dreamfusion_jax.priors.prompts import PromptConfig, Text
 from dreamfusion_jax.pytree import pytree
-from dreamfusion_jax.scene.camera import CameraConfig, cast_rays, sample_camera
+from dreamfusion_jax.scene.camera import CameraConfig, around, cast_rays, sample_camera
 from dreamfusion_jax.scene.fields.protocol import Params
 from dreamfusion_jax.scene.lighting import LightingConfig, sample_backdrop, sample_lighting
 from dreamfusion_jax.scene.render import Rendering, SceneModel, render_rays
@@ -133,15 +133,50 @@ def step_keys(seed: UInt32[Array, ""], step: Int[Array, ""]) -> dict[str, Key[Ar
     return dict(zip(names, keys, strict=True))
 
 
-def sample_view(keys: dict[str, Key[Array, ""]], step: Array, config: TrainConfig) -> View:
-    """Random cameras, lights and backdrops of a step, [views]."""
-    cameras = jax.random.split(keys["camera"], config.views)
+def check_groups(config: TrainConfig, prior: Prior) -> None:
+    """Refuses a number of views that a prior cannot take.
+
+    Raises:
+        ValueError: It is no multiple of the prior's `group`.
+    """
+    if config.views % prior.group:
+        raise ValueError(
+            f"views must be a multiple of {prior.group}, which the prior looks at together, "
+            f"not {config.views}"
+        )
+
+
+def sample_view(
+    keys: dict[str, Key[Array, ""]], step: Array, config: TrainConfig, group: int = 1
+) -> View:
+    """Random cameras, lights and backdrops of a step, [views].
+
+    Args:
+        keys: Of the step.
+        step: Of the run.
+        config: Settings.
+        group: Neighbouring views that are seen together: their cameras stand evenly around, and
+            they share their kind of light, where it falls in beside the camera, and backdrop.
+    """
+    groups = config.views // group
+    cameras = jax.random.split(keys["camera"], groups)
     camera = jax.vmap(lambda k: sample_camera(k, config.cameras))(cameras)
-    lights = jax.random.split(keys["light"], config.views)
+    camera = around(camera, group)
+    lights = jax.random.split(keys["light"], groups)[jnp.arange(config.views) // group]
     lighting = jax.vmap(lambda k, p: sample_lighting(k, p, step, config.steps, config.lighting))(
         lights, camera.position
     )
-    return View(camera, lighting, sample_backdrop(keys["backdrop"], (config.views,)))
+    backdrop = jnp.repeat(sample_backdrop(keys["backdrop"], (groups,)), group, axis=0)
+    return View(camera, lighting, backdrop)
+
+
+def sample_times(
+    keys: dict[str, Key[Array, ""]], step: Array, config: TrainConfig, group: int = 1
+) -> Float[Array, "views"]:
+    """Random diffusion times of a step; the views of a group share theirs."""
+    groups = config.views // group
+    t = sample_time(keys["time"], groups, step, config.steps, config.time)
+    return jnp.repeat(t, group)
 
 
 def render_view(
@@ -218,10 +253,9 @@ def train_step(
     """
     keys = step_keys(state.seed, state.step)
     step = state.step.astype(jnp.float32)
-    view = _lay_out(sample_view(keys, state.step, config), mesh, "view")
-    t = _lay_out(
-        sample_time(keys["time"], config.views, step, config.steps, config.time), mesh, "view"
-    )
+    group = model.prior.group
+    view = _lay_out(sample_view(keys, state.step, config, group), mesh, "view")
+    t = _lay_out(sample_times(keys, step, config, group), mesh, "view")
     condition = model.prior.condition(text, view, config.prompts)
 
     def loss_fn(params: Params, own: Any) -> tuple[Array, tuple[Distilled, dict[str, Array]]]:

@@ -4,9 +4,8 @@ Every prior, embedded or pretrained, is used through the protocol `Prior`.
 
 Embeddings are pytrees, and `Prior.condition` sees all views of a step at once. So SDXL is a
 prior whose `encode_text` returns a dict with the words of both encoders and the pooled vector.
-MVDream (2308.16512) is one whose `condition` adds each camera's pose to the embedding and whose
-`predict_eps` folds the views, which stay in order, into groups; its groups of cameras and their
-common times are settings of the camera's and the time's distribution. Perp-Neg (2304.04968) is
+MVDream (2308.16512) is one whose `condition` adds each camera's pose to the embedding, and whose
+`group` tells the training step that four views belong together. Perp-Neg (2304.04968) is
 a field of `Condition`, the texts of the other views with a weight for each, and a sibling of
 `guide` that asks about them as well.
 """
@@ -74,6 +73,10 @@ class Predictions:
     conditional: Float[Array, "V h w C"]
     unconditional: Float[Array, "V h w C"]
 
+    def guided(self, guidance_weight: float) -> Float[Array, "V h w C"]:
+        """See `guide`."""
+        return self.conditional + guidance_weight * (self.conditional - self.unconditional)
+
 
 @runtime_checkable
 class Prior(Protocol):
@@ -84,6 +87,11 @@ class Prior(Protocol):
     """
 
     bounded: ClassVar[bool]
+
+    @property
+    def group(self) -> int:
+        """How many neighbouring views it looks at together, from cameras evenly around: 1, or 4."""
+        ...
 
     @property
     def schedule(self) -> NoiseSchedule:
@@ -180,8 +188,7 @@ def guide(
     """
     if guidance_weight == 0.0:
         return prior.predict_eps(params, z, t, condition.conditional)
-    eps = predict(prior, params, z, t, condition)
-    return eps.conditional + guidance_weight * (eps.conditional - eps.unconditional)
+    return predict(prior, params, z, t, condition).guided(guidance_weight)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -196,11 +203,13 @@ class GaussianPrior:
         schedule: Noise schedule.
         std: Spread of the images; 0 knows the image exactly.
         image_size: Height and width, pixels.
+        group: See `Prior`.
     """
 
     schedule: NoiseSchedule
     std: float = 0.0
     image_size: int = 64
+    group: int = 1
     bounded: ClassVar[bool] = True
 
     def encode_text(self, params: PriorParams, prompts: Sequence[str]) -> Float[Array, "P 1 1"]:

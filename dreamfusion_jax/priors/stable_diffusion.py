@@ -129,6 +129,14 @@ def open_checkpoint(
     return open_pipeline(source, _COMPONENTS)
 
 
+def vae_dtype(dtype: Dtype) -> Dtype:
+    """What the VAE computes in beside a UNet of a type.
+
+    In float16 the encoder's activations overflow, and its gradient underflows.
+    """
+    return jnp.float32 if dtype == jnp.float16 else dtype
+
+
 def load(
     source: str | Checkpoint = DEFAULT_REPO, *, dtype: Dtype = None, latent: bool = False
 ) -> tuple[StableDiffusionPrior, PriorParams]:
@@ -148,9 +156,7 @@ def load(
     """
     pipeline = open_checkpoint(source) if isinstance(source, str) else source
     dtype = compute_dtype() if dtype is None else dtype
-    # In float16 the encoder's activations overflow, and its gradient underflows.
-    vae_dtype = jnp.float32 if dtype == jnp.float16 else dtype
-    vae = AutoencoderKL(VaeConfig.from_json(pipeline.config("vae")), vae_dtype)
+    vae = AutoencoderKL(VaeConfig.from_json(pipeline.config("vae")), vae_dtype(dtype))
     unet, size = read_unet(pipeline, vae.config.latent_channels, dtype)
     prior = StableDiffusionPrior(
         unet=unet,
@@ -163,6 +169,6 @@ def load(
     )
     params = {
         "unet": read_component(pipeline, "unet", unet, dtype),
-        "vae": read_component(pipeline, "vae", vae, vae_dtype),
+        "vae": read_component(pipeline, "vae", vae, vae_dtype(dtype)),
     }
     return prior, params

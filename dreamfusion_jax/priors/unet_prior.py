@@ -24,6 +24,11 @@ class UNetPrior:
     unet: UNet2DConditionModel
     schedule: NoiseSchedule
 
+    @property
+    def group(self) -> int:
+        """See `Prior`."""
+        return self.unet.config.views
+
     def condition(self, text: Text, view: View, config: PromptConfig) -> Condition:
         """The text of the nearest view (or as configured), and the empty or negative text."""
         return text_condition(text, view, config)

@@ -18,7 +18,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dreamfusion_jax.distillation.showing import Shown, pictures, show_next
-from dreamfusion_jax.distillation.train import Model, TrainState, init_state, train_step
+from dreamfusion_jax.distillation.train import (
+    Model,
+    TrainState,
+    check_groups,
+    init_state,
+    train_step,
+)
 from dreamfusion_jax.looks.latents import Decoder
 from dreamfusion_jax.priors.prior import Prior, PriorParams, encode_prompts
 from dreamfusion_jax.runs.checkpoint import Checkpointer, CheckpointError, load_config, save_config
@@ -128,6 +134,7 @@ class Run:
             raise RunExistsError(folder)
         loaded = loaded or _load(settings, say)
         settings.config.train.distillation.check(loaded[0])
+        check_groups(settings.config.train, loaded[0])
         with contextlib.ExitStack() as lock:
             run = cls(folder, settings, loaded, lock, say)
             run._scene_to_begin_with()

@@ -75,6 +75,9 @@ class CameraConfig:
         elevation: Lowest and highest elevation, degrees.
         area_probability: Share of cameras that are uniform in area instead of in angle.
         distance: Smallest and largest distance from the origin.
+        relative: Whether these distances are multiples of 2 f, f the focal length, so that a
+            picture is as wide as twice the distance's number whatever the perspective (MVDream,
+            2308.16512, in threestudio's settings).
         position_jitter: Half the side of the cube of uniform offsets of the position.
         look_at_std: Spread of the looked-at point around the origin; see `gaussians`.
         up_std: Spread of the up vector around +z; see `gaussians`.
@@ -89,6 +92,7 @@ class CameraConfig:
     elevation: tuple[float, float] = (-10.0, 90.0)
     area_probability: float = 0.5
     distance: tuple[float, float] = (1.0, 1.5)
+    relative: bool = False
     position_jitter: float = 0.1
     look_at_std: float = 0.2
     up_std: float = 0.02
@@ -164,18 +168,34 @@ def sample_camera(key: Key[Array, ""], config: CameraConfig) -> Camera:
             strict=True,
         )
     )
+    focal = _uniform(keys["focal"], config.focal)
+    distance = _uniform(keys["distance"], config.distance)
     position = from_angles(
         jax.random.uniform(keys["azimuth"], minval=-jnp.pi, maxval=jnp.pi),
         _sample_elevation(keys["elevation"], config),
-        _uniform(keys["distance"], config.distance),
+        distance * 2.0 * focal if config.relative else distance,
     )
     jitter = config.position_jitter
     position += jax.random.uniform(keys["jitter"], (3,), minval=-jitter, maxval=jitter)
     power = {"variance": 0.5, "std": 1.0}[config.gaussians]
     target = config.look_at_std**power * jax.random.normal(keys["target"], (3,))
     up = config.up_std**power * jax.random.normal(keys["up"], (3,)) + jnp.array([0.0, 0.0, 1.0])
+    return Camera(position, look_at(position, target, up), focal)
+
+
+def around(camera: Camera, count: int) -> Camera:
+    """Each camera [B], and after it those that stand evenly around z with it: [B * count]."""
+    if count == 1:
+        return camera
+    angle = 2 * jnp.pi * jnp.arange(0.0, count) / count
+    cos, sin, zero, one = jnp.cos(angle), jnp.sin(angle), 0.0 * angle, 1.0 + 0.0 * angle
+    rows = [[cos, -sin, zero], [sin, cos, zero], [zero, zero, one]]
+    turn = jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
+    full = jax.lax.Precision.HIGHEST
     return Camera(
-        position, look_at(position, target, up), focal=_uniform(keys["focal"], config.focal)
+        jnp.einsum("gij,bj->bgi", turn, camera.position, precision=full).reshape(-1, 3),
+        jnp.einsum("gij,bjk->bgik", turn, camera.rotation, precision=full).reshape(-1, 3, 3),
+        jnp.repeat(camera.focal, count),
     )
 
 

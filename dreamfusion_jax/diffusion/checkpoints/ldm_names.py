@@ -32,6 +32,8 @@ _RESNET: Rules = (
 _UNET_ENDS: Rules = (
     (r"^time_embedding\.linear_1\.", "time_embed.0."),
     (r"^time_embedding\.linear_2\.", "time_embed.2."),
+    (r"^camera_embedding\.linear_1\.", "camera_embed.0."),
+    (r"^camera_embedding\.linear_2\.", "camera_embed.2."),
     (r"^conv_in\.", "input_blocks.0.0."),
     (r"^conv_norm_out\.", "out.0."),
     (r"^conv_out\.", "out.2."),
