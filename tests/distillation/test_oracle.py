@@ -34,11 +34,11 @@ def _oracle(preset: RunConfig, steps: int, views: int) -> RunConfig:
     return dataclasses.replace(preset, train=train)
 
 
-def _distil(prompt: str, config: RunConfig) -> TrainState:
+def _distil(prompt: str, config: RunConfig, group: int = 1) -> TrainState:
     """Trains on pictures half as large as those of `_scores`: four times faster, and enough."""
     prior, params = load_prior("oracle", prompt, None)
     assert isinstance(prior, OraclePrior)
-    prior = dataclasses.replace(prior, image_size=32)
+    prior = dataclasses.replace(prior, image_size=32, group=group)
     model = Model(config.scene, prior)
     text = encode_prompts(prior, params, prompt, config.train.prompts)
     state = init_state(model, config.train, seed=0)
@@ -72,6 +72,14 @@ def test_the_grid_field_becomes_a_car() -> None:
     overlap, psnr = _scores("a red car", config, _distil("a red car", config))
     assert overlap >= 0.85
     assert psnr >= 24.0
+
+
+def test_groups_of_four_cameras_train_a_car() -> None:
+    """As a prior of several views asks: four cameras around, one time, one light."""
+    config = _oracle(TOYBOX, steps=80, views=4)
+    overlap, psnr = _scores("a red car", config, _distil("a red car", config, group=4))
+    assert overlap >= 0.85
+    assert psnr >= 22.0
 
 
 def snowman_config() -> RunConfig:
