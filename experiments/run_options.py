@@ -41,6 +41,7 @@ class Arguments:
             same preset and field. A prompt is refined so, step by step.
         retries: How often to start again, each time with the next seed, where the finished scene
             is empty, fog, flat, or has several faces; the best of them is then named.
+        take_the_time: Start even where the run takes more than 12 hours on the device at hand.
         resume: Folder of a stopped run to go on with; give no other option with it.
         prior: "toybox" is the diffusion model that comes with the package, "oracle" knows
             the true picture of its objects, for testing everything else;
@@ -74,6 +75,7 @@ class Arguments:
     output: Path = Path("outputs")
     init_from: Path | None = None
     retries: int = 0
+    take_the_time: tyro.conf.UseCounterAction[int] = 0
     resume: Path | None = None
     prior: PriorName = "toybox"
     weights: str | None = None

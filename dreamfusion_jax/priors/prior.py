@@ -12,7 +12,8 @@ a field of `Condition`, the texts of the other views with a weight for each, and
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
@@ -252,8 +253,15 @@ def encode_prompts(
         config: Which views are appended to it.
         negative: What to steer away from; empty for plain guidance.
     """
+    return encode_with(functools.partial(prior.encode_text, params), prompt, config, negative)
+
+
+def encode_with(
+    encode: Callable[[Sequence[str]], Any], prompt: str, config: PromptConfig, negative: str = ""
+) -> Text:
+    """`encode_prompts` with a function from texts to their embeddings in the prior's place."""
     views = view_prompts(prompt, config)
-    encoded = prior.encode_text(params, [*views, prompt, negative])
+    encoded = encode([*views, prompt, negative])
     several, plain, empty = (
         jax.tree.map(lambda leaf, at=at: leaf[at], encoded) for at in (slice(len(views)), -2, -1)
     )
