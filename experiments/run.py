@@ -17,9 +17,9 @@ from dreamfusion_jax.devices import OutOfMemoryError
 from dreamfusion_jax.evaluation.symptoms import Symptoms, complaints
 from dreamfusion_jax.evaluation.watching import Watcher, best
 from dreamfusion_jax.pages.run_page import write_run_page
+from dreamfusion_jax.priors.opened import Say
 from dreamfusion_jax.runs.loop import Observer, Stopped
 from dreamfusion_jax.runs.progress import Reporter
-from dreamfusion_jax.priors.opened import Say
 from dreamfusion_jax.runs.run import LoadedPrior, Run, RunExistsError, run_folder
 from dreamfusion_jax.runs.tensorboard import TensorBoard, check_installed
 from dreamfusion_jax.viewer.live import Live
@@ -32,6 +32,8 @@ from experiments.run_options import Arguments, parse, settings_of
 _OPTIONS = {
     "clip_denoised": "--train.distillation.clip-denoised",
     "image_size": "--image-size",
+    "other sizes": "--train.sizes",
+    "plain_backdrops": "--train.lighting.plain-backdrops",
     "loras": "--lora",
     "prediction_type": "--prediction-type",
     "tokenizer is": "--tokenizer",

@@ -56,7 +56,8 @@ class Arguments:
         tokenizer: Folder or repository of the tokenizer of a single file, which holds none.
         image_size: Height and width of the renderings that Stable Diffusion is shown, 64 to
             512 pixels; 64 if not given. Other priors have a size of their own.
-        field: "grid" is fast, "mlp" is the paper's; the preset's if not given.
+        field: "grid" is fast, "hash" is Instant-NGP's, "mlp" is the paper's; the preset's if not
+            given.
         compilation_cache: Keep compiled programs in the user's cache folder (or in
             $JAX_COMPILATION_CACHE_DIR), so that the next run starts sooner.
         viewer: Show the run in a browser while it trains, with pause and step; needs the extra

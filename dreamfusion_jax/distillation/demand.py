@@ -2,15 +2,20 @@
 
 import dataclasses
 import functools
+import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
 from dreamfusion_jax.devices import product_rate, require_memory
+from dreamfusion_jax.distillation.stages import stages
 from dreamfusion_jax.distillation.train import Model, TrainConfig, init_state, train_step
 from dreamfusion_jax.flops import largest_product, product_flops
+from dreamfusion_jax.priors.opened import OpenedPrior
 from dreamfusion_jax.priors.prior import PriorParams
 from dreamfusion_jax.priors.prompts import Text
+from dreamfusion_jax.priors.sampling import sampling_flops
 
 LONGEST = 12 * 3600.0
 """Seconds that a run may take without being asked for: over night."""
@@ -92,11 +97,36 @@ def demand_of(model: Model, config: TrainConfig, prior_params: PriorParams, text
         text: Shapes of the encoded prompts.
     """
     state = jax.eval_shape(functools.partial(init_state, model, config, 0))
-    step = train_step.trace(state, prior_params, text, model=model, config=config).jaxpr
+    run = stages(model, config)
+    steps = [
+        train_step.trace(state, prior_params, text, model=stage.model, config=config).jaxpr
+        for stage in run
+    ]
+    ends = [*(stage.first for stage in run[1:]), config.steps]
+    counts = [end - stage.first for stage, end in zip(run, ends, strict=True)]
     leaves = [*jax.tree.leaves((state, prior_params)), *jax.tree.leaves(state.params)]
-    dtypes = [leaf.dtype for leaf in jax.tree.leaves(prior_params)] or [jnp.dtype(jnp.float32)]
     return Demand(
-        flops=config.steps * product_flops(step),
-        size=sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) + largest_product(step),
-        dtype=max(set(dtypes), key=dtypes.count),
+        flops=math.fsum(n * product_flops(step) for n, step in zip(counts, steps, strict=True)),
+        size=sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+        + max(map(largest_product, steps)),
+        dtype=_usual_dtype(prior_params),
     )
+
+
+def demand_of_pictures(opened: OpenedPrior, texts: Sequence[str], steps: int, seeds: int) -> Demand:
+    """What pictures of texts ask for, without their decoding.
+
+    Args:
+        opened: The prior.
+        texts: What to draw.
+        steps: Evaluations of the model for each.
+        seeds: Pictures of each text.
+    """
+    weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(opened.shapes))
+    flops = seeds * sampling_flops(opened, texts, steps)
+    return Demand(flops, weights, _usual_dtype(opened.shapes))
+
+
+def _usual_dtype(params: PriorParams) -> jnp.dtype:
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(params)] or [jnp.dtype(jnp.float32)]
+    return max(set(dtypes), key=dtypes.count)

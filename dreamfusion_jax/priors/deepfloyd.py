@@ -81,9 +81,7 @@ def open_prior(
     return open_parts(pipeline, prior, {"unet": (unet, dtype)})
 
 
-def load(
-    source: str = DEFAULT_REPO, *, dtype: Dtype = None
-) -> tuple[DeepFloydPrior, PriorParams]:
+def load(source: str = DEFAULT_REPO, *, dtype: Dtype = None) -> tuple[DeepFloydPrior, PriorParams]:
     """`open_prior`, and its parameters {"unet"}; the text encoder waits for a prompt.
 
     Raises:

@@ -15,6 +15,15 @@ from dreamfusion_jax.toybox.captions import Vocabulary
 PriorName = Literal["toybox", "oracle", "stable-diffusion", "deepfloyd"]
 
 
+USUAL_GUIDANCE: dict[PriorName, float] = {
+    "toybox": 3.0,
+    "oracle": 0.0,
+    "stable-diffusion": 6.5,
+    "deepfloyd": 6.0,
+}
+"""omega that pictures in two dimensions are usually drawn with; users know 1 + omega as scale."""
+
+
 def load_prior(
     name: PriorName, prompt: str, weights: str | None = None, **told: Any
 ) -> tuple[Prior, PriorParams]:

@@ -74,6 +74,16 @@ class StableDiffusionPrior(PretrainedPrior):
                 f"not {self.image_size}"
             )
 
+    def resized(self, size: int) -> "StableDiffusionPrior":
+        """The same, asked about renderings of another size; latents have one.
+
+        Raises:
+            ValueError: The size is not within `SIZES`, or it is asked about latents.
+        """
+        if self.latent:
+            raise ValueError("other sizes are for pixels: latents have one")
+        return dataclasses.replace(self, image_size=size)
+
     def encode_image(
         self, params: PriorParams, image: Float[Array, "V H W K"]
     ) -> Float[Array, "V h w C"]:

@@ -9,8 +9,9 @@ Whatever ends the program in between, `Run.resume(folder)` goes on to the same r
 
 import contextlib
 import dataclasses
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -20,6 +21,7 @@ from jaxtyping import Array, Float
 from dreamfusion_jax.devices import device_errors
 from dreamfusion_jax.distillation.demand import LESS_MEMORY, Demand, demand_of
 from dreamfusion_jax.distillation.showing import Shown, pictures, show_next
+from dreamfusion_jax.distillation.stages import stage_at, stages
 from dreamfusion_jax.distillation.train import Model, TrainState, init_state, train_step
 from dreamfusion_jax.looks.latents import Decoder
 from dreamfusion_jax.priors.opened import OpenedPrior, Say
@@ -90,6 +92,7 @@ class Run:
         self.say, self._lock = say, lock
         prior = opened.prior
         self.model = Model(self.config.scene, prior)
+        self._stages = stages(self.model, self.config.train)
         say("encoding the prompt")
         # Before the weights: the text encoder is the larger one, and is freed.
         self.text = encode_prompts(
@@ -235,7 +238,7 @@ class Run:
             if first < total:
                 self.say("compiling")
             state = iterate(
-                self._advance,
+                self._advance_from(first),
                 state,
                 first=first,
                 total=total,
@@ -303,10 +306,16 @@ class Run:
             )
         return scene.params
 
-    def _advance(self, state: TrainState) -> tuple[TrainState, Values]:
-        return train_step(
-            state, self._prior_params, self.text, model=self.model, config=self.config.train
-        )
+    def _advance_from(self, first: int) -> Callable[[TrainState], tuple[TrainState, Values]]:
+        """What takes a state one step further; steps are counted here, and not waited for."""
+        count = itertools.count(first)
+
+        def advance(state: TrainState) -> tuple[TrainState, Values]:
+            model = stage_at(self._stages, next(count)).model
+            config = self.config.train
+            return train_step(state, self._prior_params, self.text, model=model, config=config)
+
+        return advance
 
 
 class _Keeper:

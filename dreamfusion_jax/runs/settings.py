@@ -29,6 +29,7 @@ from dreamfusion_jax.priors.prior import Prior, PriorParams
 from dreamfusion_jax.runs.checkpoint import CheckpointError
 from dreamfusion_jax.runs.old_settings import is_old, upgrade
 from dreamfusion_jax.scene.fields.grid import GridField
+from dreamfusion_jax.scene.fields.hash import HashField
 from dreamfusion_jax.scene.fields.mlp import MlpField
 
 FORMAT = 2
@@ -112,7 +113,7 @@ class RunSettings:
 def _make_converter() -> cattrs.Converter:
     """Dataclasses to JSON's values and back; the class of a union's member is its "kind"."""
     converter = cattrs.Converter(forbid_extra_keys=True)
-    for union in (GridField | MlpField, OptimizerConfig):
+    for union in (GridField | HashField | MlpField, OptimizerConfig):
         configure_tagged_union(union, converter, tag_name="kind")
     # A protocol does not list its kinds.
     kinds = {kind.__name__: kind for kind in (Sds,)}

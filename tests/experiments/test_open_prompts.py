@@ -23,7 +23,8 @@ from experiments.run_options import parse, settings_of
 PROMPT = "a red car"
 TINY = [
     *("--prompt", PROMPT, "--preset", "fast-sd", "--steps", "4", "--train.views", "1"),
-    *("--scene.sampling.intervals", "8", "--scene.field.grid.resolutions", "4", "8"),
+    *("--scene.sampling.intervals", "8", "--scene.field.levels", "2"),
+    *("--scene.field.coarsest", "4", "--scene.field.finest", "8"),
     *("--output.size", "24", "--output.frames", "2", "--output.mesh-resolution", "16"),
     *("--output.preview-every", "9", "--output.checkpoint-every", "2"),
     *("--train.prompts.views", "none"),
@@ -289,6 +290,7 @@ def test_samples_in_two_dimensions(weights, tmp_path):
         views="none",
         seeds=1,
         steps=2,
+        solver="dpm++",
         output=tmp_path / "car.png",
     )
     with Image.open(sample.draw(arguments)) as picture:

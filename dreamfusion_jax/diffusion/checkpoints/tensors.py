@@ -68,9 +68,7 @@ def open_tensors(path: Path) -> Tensors:
     Raises:
         WeightsError: There are none, or a file is missing or damaged.
     """
-    return {
-        name: tensor for file in weight_files(path) for name, tensor in open_file(file).items()
-    }
+    return {name: tensor for file in weight_files(path) for name, tensor in open_file(file).items()}
 
 
 def open_file(file: Path) -> Tensors:
