@@ -89,7 +89,9 @@ class _Sampling:
         alphas, sigmas = self.prior.schedule.alpha(times), self.prior.schedule.sigma(times)
         levels = jnp.log(alphas / sigmas)
         length, last = levels[i + 1] - levels[i], levels[i] - levels[jnp.maximum(i - 1, 0)]
-        slope = jnp.where(jnp.asarray(i) > 0, (x - before) * (0.5 * length / last), 0.0)
+        # The first step has none before it; nor has the second of two at the same time.
+        share = jnp.where(last > 0.0, 0.5 * length / jnp.where(last > 0.0, last, 1.0), 0.0)
+        slope = share * (x - before)
         return sigmas[i + 1] / sigmas[i] * z - alphas[i + 1] * jnp.expm1(-length) * (x + slope)
 
     def finish(

@@ -1,6 +1,7 @@
 """What follows the progress of a run besides numbers: sizes of renderings, and backdrops."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,21 +13,19 @@ from helpers.tiny import SCHEDULE, Fog, light, one_camera, scene
 from dreamfusion_jax.distillation.stages import stage_at, stages
 from dreamfusion_jax.distillation.train import (
     TrainConfig,
-    init_state,
+    TrainState,
     render_view,
     sample_view,
     step_keys,
-    train_step,
 )
 from dreamfusion_jax.priors.prior import GaussianPrior, View
-from dreamfusion_jax.priors.prompts import Text
 from dreamfusion_jax.priors.unet_prior import UNetPrior
+from dreamfusion_jax.runs import run as run_module
 from dreamfusion_jax.scene.background import EnvironmentMap
 from dreamfusion_jax.scene.camera import cast_rays
 from dreamfusion_jax.scene.lighting import LightingConfig
 
 SIZES = dataclasses.replace(CONFIG, steps=40, sizes=((0.25, 6), (0.5, 9)))
-TEXT = Text(jnp.zeros((4, 1, 1)), jnp.zeros((1, 1)), jnp.zeros((1, 1)))
 
 
 def test_renderings_grow_at_their_moments_and_each_size_is_one_program():
@@ -36,13 +35,26 @@ def test_renderings_grow_at_their_moments_and_each_size_is_one_program():
     assert [step for step in sizes if step and sizes[step] != sizes[step - 1]] == [10, 20]
     assert [sizes[step] for step in (0, 10, 20, 39)] == [4, 6, 9, 9]
     assert run[0].model is model
-    before = train_step._cache_size()
-    state = init_state(model, SIZES, 0)
-    for step in (0, 9, 10, 19, 20, 39):
-        model = stage_at(run, step).model
-        state, metrics = train_step(state, None, TEXT, model=model, config=SIZES)
-        assert metrics["finite"] == 1
-    assert train_step._cache_size() == before + 3
+    # The model is what programs are compiled for.
+    assert len({stage_at(run, step).model for step in range(40)}) == 3
+
+
+def test_a_run_takes_each_step_with_the_model_of_its_stage(monkeypatch):
+    model = make_model(GaussianPrior(SCHEDULE, 0.5, image_size=4))
+    taken = []
+
+    def step(state, params, text, *, model, config):
+        taken.append(model.prior.image_size)
+        return state, {}
+
+    monkeypatch.setattr(run_module, "train_step", step)
+    run = object.__new__(run_module.Run)
+    run._stages, run._prior_params, run.text = stages(model, SIZES), None, None
+    run.config = SimpleNamespace(train=SIZES)
+    advance = run._advance_from(8)  # As after a stop.
+    for _ in range(14):
+        advance(object.__new__(TrainState))
+    assert taken == 2 * [4] + 10 * [6] + 2 * [9]
 
 
 @pytest.mark.parametrize("sizes", [((0.5, 8), (0.25, 16)), ((1.5, 8),), ((-0.1, 8),)])
