@@ -2,7 +2,9 @@
 
     python -m experiments.render outputs/a-red-mushroom-seed0 --environment sky.hdr
     python -m experiments.render table.json --path spiral --shadows --light 2 2 3
+    python -m experiments.render outputs/*-seed0 --output outputs/turn.webp
 
+Of several scenes each gets a file of its own, named after it: turn-a-red-car-seed0.webp.
 The JSON file of a scene places runs, named from its own folder:
 
     {"objects": [{"run": "a-red-car-seed0", "position": [0, 0.3, 0], "turn": 40, "size": 0.5}]}
@@ -41,9 +43,9 @@ class Arguments:
     """What to draw and how.
 
     Attributes:
-        scene: Folder of a run, a scene.safetensors file, or a JSON file that places several.
-        output: The file; its suffix chooses .mp4, .gif, .webp or .png, of which a number of
-            frames become numbered files.
+        scenes: Folders of runs, scene.safetensors files, or JSON files that place several runs.
+        output: The file; of several scenes what the names of theirs begin with. Its suffix chooses
+            .mp4, .gif, .webp or .png, of which a number of frames become numbered files.
         path: How the camera goes around the origin, unless --cameras says.
         cameras: JSON file of cameras.
         frames: Number of them.
@@ -66,7 +68,7 @@ class Arguments:
         shadows: March the way to each lamp.
     """
 
-    scene: tyro.conf.Positional[Path]
+    scenes: tyro.conf.Positional[tuple[Path, ...]]
     output: Path = Path("outputs/render.mp4")
     path: Literal["orbit", "spiral"] = "orbit"
     cameras: Path | None = None
@@ -94,6 +96,8 @@ def check(arguments: Arguments) -> None:
     Raises:
         ValueError: Names the option.
     """
+    if not arguments.scenes:
+        raise UsageError("name a run to draw, for example outputs/a-red-mushroom-seed0")
     check_frames(arguments.output, opacity=arguments.background == "none")
     for name in ("frames", "width", "height", "fps", "distance", "focal"):
         if getattr(arguments, name) <= 0:
@@ -136,13 +140,28 @@ def choose_cameras(arguments: Arguments) -> Camera:
     return orbit(arguments.frames, low, arguments.distance, arguments.focal, start)
 
 
-def draw(arguments: Arguments) -> tuple[Path, ...]:
-    """Draws what the command line asks for; returns the files."""
+def outputs(arguments: Arguments) -> list[Path]:
+    """The file of each scene.
+
+    Raises:
+        UsageError: Two scenes have the same name.
+    """
+    if len(arguments.scenes) == 1:
+        return [arguments.output]
+    names = [scene.resolve().stem for scene in arguments.scenes]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"two scenes are called {name}; draw them one by one")
+    return [arguments.output.with_stem(f"{arguments.output.stem}-{name}") for name in names]
+
+
+def draw(arguments: Arguments, scene: Path, output: Path) -> tuple[Path, ...]:
+    """Draws a scene as the command line asks for; returns the files."""
     panorama = read_panorama(arguments.environment) if arguments.environment else None
     around = uniform(jnp.full(3, arguments.ambient)) if panorama is None else prefilter(panorama)
     lamps = jnp.asarray(arguments.light, jnp.float32).reshape(-1, 3)
     light = Illumination(lamps, jnp.full(lamps.shape, arguments.brightness), around)
-    cameras, scenes = choose_cameras(arguments), load_scenes(arguments.scene)
+    cameras, scenes = choose_cameras(arguments), load_scenes(scene)
     pictures = []
     for i in range(cameras.focal.shape[0]):
         camera = jax.tree.map(lambda x, i=i: x[i], cameras)
@@ -156,8 +175,8 @@ def draw(arguments: Arguments) -> tuple[Path, ...]:
             shadows=arguments.shadows,
         )
         pictures.append(finish(seen, camera, arguments.background, panorama))
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    return save_frames(arguments.output, np.stack(pictures), arguments.fps)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    return save_frames(output, np.stack(pictures), arguments.fps)
 
 
 def finish(
@@ -177,9 +196,11 @@ def main(argv: list[str] | None = None) -> None:
     with one_line_errors():
         arguments = parsed(lambda: tyro.cli(Arguments, args=argv, description=__doc__))
         check(arguments)
+        files = outputs(arguments)
         keep_compiled_programs()
-        for path in draw(arguments):
-            say(str(path))
+        for scene, output in zip(arguments.scenes, files, strict=True):
+            for path in draw(arguments, scene, output):
+                say(str(path))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     python -m experiments.study
     python -m experiments.study --changes default "guidance 3"
+    python -m experiments.study --preset paper --steps 400 --prompts "a red car"
 
 Every change makes the same prompts with the same seed; what is finished is not made again,
 so that a study can be stopped, widened, and split over several machines. Writes table.md
@@ -10,6 +11,7 @@ and a contact sheet for each object to --output.
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -17,12 +19,13 @@ from dreamfusion_jax import presets
 from dreamfusion_jax.evaluation.judge import SHIPPED
 from dreamfusion_jax.evaluation.measuring import load_jury
 from dreamfusion_jax.evaluation.study import Change, study
+from dreamfusion_jax.scene.fields.density import LITERAL
 from dreamfusion_jax.schedules import Ramp
 from experiments.command_line import one_line_errors, say, say_devices
 
 _SDS, _LOSSES, _TOYBOX = "train.distillation", "train.losses", presets.TOYBOX.train
 
-CHANGES: dict[str, Change] = {
+_OF_TOYBOX: dict[str, Change] = {
     "default": {},
     "guidance 1": {f"{_SDS}.guidance_weight": 1.0},
     "guidance 2": {f"{_SDS}.guidance_weight": 2.0},
@@ -48,7 +51,25 @@ CHANGES: dict[str, Change] = {
     "300 steps": {"train.steps": 300},
     "1200 steps": {"train.steps": 1200},
 }
-"""The changes to the preset `toybox`."""
+
+_OF_PAPER: dict[str, Change] = {
+    "default": {},
+    "density at the paper's word": {
+        "scene.field.density": LITERAL,
+        "scene.proposal.density": LITERAL,
+    },
+    "the paper's cameras": {"train.cameras": presets.PAPER.train.cameras},
+    "guidance 100, clipped": {f"{_SDS}.guidance_weight": 100.0},
+    "guidance 3, not clipped": {f"{_SDS}.clip_denoised": False},
+    "a learned background": {"scene.background": presets.PAPER.scene.background},
+    "the paper's rate": {"train.optimizer.learning_rate": 1e-4},
+    "four views a step": {"train.views": 4},
+    "a normal a sample": {"scene.sampling.normals": "sample"},
+}
+"""Without one departure from the paper each."""
+
+CHANGES: dict[str, dict[str, Change]] = {"toybox": _OF_TOYBOX, "paper": _OF_PAPER}
+"""The changes to each preset."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +77,9 @@ class Arguments:
     """What to try and where to put it.
 
     Attributes:
-        changes: Names from the list in this file; all of them if none are given.
+        preset: What is changed, "toybox" or "paper".
+        changes: Names from the list in this file; all of the preset's if none are given.
+        steps: Length of every run; the preset's if not given.
         prompts: What to make with each.
         seed: Of all objects.
         output: Folder of the table, the sheets and the runs.
@@ -64,7 +87,9 @@ class Arguments:
         size: Height and width of the measured views, pixels.
     """
 
-    changes: tuple[str, ...] = tuple(CHANGES)
+    preset: Literal["toybox", "paper"] = "toybox"
+    changes: tuple[str, ...] = ()
+    steps: int | None = None
     prompts: tuple[str, ...] = ("a red rocket", "a red mushroom")
     seed: int = 2
     output: Path = Path("outputs/study")
@@ -76,15 +101,20 @@ def main(argv: list[str] | None = None) -> None:
     """Studies from the command line."""
     arguments = tyro.cli(Arguments, args=argv, description=__doc__)
     with one_line_errors():
+        known = CHANGES[arguments.preset]
         for name in arguments.changes:
-            if name not in CHANGES:
-                raise ValueError(f"unknown change {name!r}; known: {', '.join(CHANGES)}")
-        if not arguments.changes or not arguments.prompts:
-            raise ValueError("--changes and --prompts must not be empty")
+            if name not in known:
+                raise ValueError(f"unknown change {name!r}; known: {', '.join(known)}")
+        if not arguments.prompts:
+            raise ValueError("--prompts must not be empty")
+        preset = presets.preset(arguments.preset)
+        if arguments.steps is not None:
+            config = presets.changed(preset.config, {"train.steps": arguments.steps})
+            preset = dataclasses.replace(preset, config=config)
         say_devices()
         table = study(
-            {name: CHANGES[name] for name in arguments.changes},
-            presets.preset("toybox"),
+            {name: known[name] for name in arguments.changes or known},
+            preset,
             arguments.prompts,
             arguments.seed,
             arguments.output,

@@ -159,5 +159,13 @@ def test_presets_are_values(name):
         preset.train.steps = 1
 
 
+def test_only_the_departures_divide_the_small_priors_preset_from_the_papers():
+    back = {name: operator.attrgetter(name)(PAPER) for name in config.FOR_SMALL_PRIOR}
+    assert config.changed(config.PAPER_SMALL, back) == PAPER
+    assert config.preset("paper").config == config.PAPER_SMALL
+    for name in ("paper-sd", "paper-if"):
+        assert config.preset(name).config == PAPER
+
+
 def test_the_presets_are_there():
     assert {"PAPER", "TOYBOX"} <= set(PRESETS)

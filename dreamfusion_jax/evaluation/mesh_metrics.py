@@ -166,14 +166,21 @@ def shape(mesh: "trimesh.Trimesh", truth: Scene, size: int = 64, tolerance: floa
         size: Of the silhouettes, pixels.
         tolerance: Of the F-score, world units.
     """
-    from scipy.spatial import KDTree
-
     cameras = measuring_cameras()
     _, cover = draw_mesh(mesh, cameras, size, 1.0)
     fit, _ = similarity_align(
         lambda views: truth_silhouettes(truth, views, size=size), cover > 0.5, cameras
     )
     ours, theirs = surface_points(mesh), _moved(surface_points(true_mesh(truth)), fit)
+    return compare_points(ours, theirs, tolerance)
+
+
+def compare_points(
+    ours: Float[np.ndarray, "P 3"], theirs: Float[np.ndarray, "Q 3"], tolerance: float
+) -> Shape:
+    """Compares two surfaces by points spread evenly over each; see `Shape`."""
+    from scipy.spatial import KDTree
+
     there, back = (
         KDTree(goal).query(points)[0] for goal, points in ((theirs, ours), (ours, theirs))
     )

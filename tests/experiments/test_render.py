@@ -93,9 +93,25 @@ def test_a_brighter_lamp_is_brighter(folder):
     assert bright[..., :3].astype(int).sum() > dim[..., :3].astype(int).sum() + 1000
 
 
+def test_several_scenes_get_a_file_each(folder, capsys):
+    scenes = [str(folder / name) for name in ("toy.safetensors", "two.json")]
+    main([*scenes, *SMALL, "--frames", "1", "--output", str(folder / "each.png")])
+    written = capsys.readouterr().out
+    pictures = []
+    for name in ("each-toy.png", "each-two.png"):
+        assert name in written
+        with Image.open(folder / name) as picture:
+            pictures.append(np.asarray(picture.convert("RGB"), int))
+    assert np.abs(pictures[0] - pictures[1]).max() > 50
+    alone = draw(folder, "toy.safetensors", "alone.png", "--frames", 1)[0, ..., :3]
+    np.testing.assert_array_equal(pictures[0], alone)
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
+        ([], "name a run"),
+        (["toy.safetensors", "./toy.safetensors"], "two scenes are called toy"),
         (["nowhere"], "nowhere"),
         (["nowhere.json"], "nowhere.json"),
         (["broken.json"], "broken.json"),

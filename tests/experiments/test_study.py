@@ -43,9 +43,11 @@ def test_a_study_makes_and_measures_and_does_nothing_twice(tmp_path, monkeypatch
     assert (tmp_path / "default/a-green-car-seed0.png").is_file()
 
 
-def test_every_change_is_one_to_the_preset():
-    for name, change in program.CHANGES.items():
-        assert (presets.changed(presets.TOYBOX, change) == presets.TOYBOX) == (name == "default")
+@pytest.mark.parametrize("preset", program.CHANGES)
+def test_every_change_is_one_to_the_preset(preset):
+    config = presets.preset(preset).config
+    for name, change in program.CHANGES[preset].items():
+        assert (presets.changed(config, change) == config) == (name == "default")
     with pytest.raises(ValueError, match=r"no setting train\.distillation\.magic"):
         presets.changed(presets.TOYBOX, {"train.distillation.magic": 1})
 

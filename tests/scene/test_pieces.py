@@ -28,7 +28,11 @@ def look(params, points, spread):
 @pytest.mark.parametrize("piece", [1, 4, 7, 21, 100, None])
 def test_values_and_gradients_are_those_of_all_points_at_once(asked, piece):
     def total(params, piecewise):
-        said = in_pieces(functools.partial(look, params), *asked[1:], piece) if piecewise else look(params, *asked[1:])
+        said = (
+            in_pieces(functools.partial(look, params), *asked[1:], piece)
+            if piecewise
+            else look(params, *asked[1:])
+        )
         return sum(jnp.sum(jnp.cos(x)) for x in said), said
 
     (_, said), gradient = jax.value_and_grad(total, has_aux=True)(asked[0], True)

@@ -71,10 +71,19 @@ def drag(page, by):
     page.mouse.up()
 
 
+def box_of(page, name):
+    """The box beside a slider."""
+    row = page.get_by_text(name, exact=True).locator("xpath=ancestor::*[.//input][1]")
+    return row.locator("input").last
+
+
+def number_in(page, name):
+    return float(box_of(page, name).input_value())
+
+
 def type_into(page, name, value):
     """Types a number into the box of a slider."""
-    row = page.get_by_text(name, exact=True).locator("xpath=ancestor::*[.//input][1]")
-    box = row.locator("input").last
+    box = box_of(page, name)
     box.fill(str(value))
     box.press("Enter")
 
@@ -131,6 +140,24 @@ def test_the_light_has_a_direction(page):
     page.wait_for_timeout(3000)
     before = scene_in(page)
     type_into(page, "azimuth", 120)
+    wait_until(page, lambda: changed(before, scene_in(page)) > 0.01)
+
+
+def test_the_lamp_may_be_dragged(page):
+    """By the green handle, which moves it along y: then the sliders and the shading follow."""
+    type_into(page, "azimuth", -20)
+    type_into(page, "elevation", 0)
+    page.wait_for_timeout(3000)
+    before = scene_in(page)
+    green = (before[..., 1] > 150) & (before[..., [0, 2]].max(-1) < 160)
+    rows, columns = np.nonzero(green)
+    column = int(columns.max()) - 4  # In the head of the arrow.
+    row = int(np.median(rows[columns == column]))
+    page.mouse.move(VIEW["x"] + column, VIEW["y"] + row)
+    page.mouse.down()
+    page.mouse.move(VIEW["x"] + column + 60, VIEW["y"] + row, steps=8)
+    page.mouse.up()
+    wait_until(page, lambda: abs(number_in(page, "azimuth") + 20) > 5)
     wait_until(page, lambda: changed(before, scene_in(page)) > 0.01)
 
 
