@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from dreamfusion_jax.checks import POSITIVE, SHARE, Range, check_count, check_range
 from dreamfusion_jax.distillation.adam import AdamConfig
@@ -178,8 +178,9 @@ QUALITY = dataclasses.replace(
 
 # What threestudio calls blob_magic3d.
 _CONE = Density(bias=0.0, strength=10.0, width=0.5, activation="softplus", shape="cone")
-# Level 8 of 16 and coarser up to a fifth of the run, then one after the other up to 3/5.
-_COARSE_TO_FINE = Ramp(2.5e-5, 1e-8, until=3 / 5, begin=1 / 5, course="geometric")
+COARSE_TO_FINE = Ramp(2.5e-5, 1e-8, until=3 / 5, begin=1 / 5, course="geometric")
+"""The blur for `HashField`: 8 levels of 16 up to a fifth of the run, then one by one up to 3/5."""
+
 # Sums over 64 x 64 positions there are means here.
 _POSITIONS = 64 * 64
 _RADIUS = 1.4
@@ -193,7 +194,7 @@ FAST_SD = RunConfig(
     train=TrainConfig(
         steps=10_000,
         views=1,
-        variance=_COARSE_TO_FINE,
+        variance=COARSE_TO_FINE,
         optimizer=AdamConfig(
             learning_rate=0.01, warm_up=1 / 100, parts=PartRates(background=1 / 10)
         ),
@@ -360,34 +361,3 @@ def usual_preset(prior: PriorName) -> Preset:
         "deepfloyd": "fast-if",
     }
     return preset(names[prior])
-
-
-FieldName = Literal["grid", "hash", "mlp"]
-
-
-def with_field(config: RunConfig, name: FieldName) -> RunConfig:
-    """A preset with another field, and the optimizer and blur that this wants.
-
-    Args:
-        config: The preset.
-        name: "mlp" is the paper's; "grid" and "hash" are fast ones, for which Shampoo's blocks
-            are too large. A preset that has this field already stays as it is.
-    """
-    radius = config.scene.sampling.radius
-    fields = {"grid": GridField(radius=radius), "hash": HashField(radius=radius), "mlp": MlpField()}
-    field = fields[name]
-    if type(config.scene.field) is type(field):
-        return config
-    match name:
-        case "grid":
-            blur, optimizer = (
-                Ramp(0.0, 0.0, 0.0),
-                AdamConfig(0.05, parts=PartRates(background=1 / 50)),
-            )
-        case "hash":
-            blur, optimizer = _COARSE_TO_FINE, AdamConfig(0.01, parts=PartRates(background=1 / 10))
-        case "mlp":
-            blur, optimizer = Ramp(1e-2, 1e-4, 1 / 2), AdamConfig(1e-3, warm_up=1 / 12)
-    scene = dataclasses.replace(config.scene, field=field)
-    train = dataclasses.replace(config.train, variance=blur, optimizer=optimizer)
-    return dataclasses.replace(config, scene=scene, train=train)

@@ -10,6 +10,7 @@ import tyro
 from dreamfusion_jax import presets
 from dreamfusion_jax.checks import SettingError
 from dreamfusion_jax.diffusion.checkpoints.known_kinds import FilePrediction
+from dreamfusion_jax.field_choice import FieldName, with_field
 from dreamfusion_jax.presets import RunConfig
 from dreamfusion_jax.priors.loading import PriorName
 from dreamfusion_jax.runs.settings import RunSettings
@@ -84,7 +85,7 @@ class Arguments:
     prediction_type: FilePrediction | None = None
     tokenizer: str | None = None
     image_size: int | None = None
-    field: presets.FieldName | None = None
+    field: FieldName | None = None
     compilation_cache: bool = True
     viewer: tyro.conf.UseCounterAction[int] = 0
     port: int = PORT
@@ -100,11 +101,11 @@ def parse(argv: list[str]) -> Arguments:
     """
     prior = _peek(argv, "prior", get_args(PriorName))
     name = _peek(argv, "preset", [preset.name for preset in presets.PRESETS])
-    field = _peek(argv, "field", get_args(presets.FieldName))
+    field = _peek(argv, "field", get_args(FieldName))
     preset = presets.preset(name) if name else presets.usual_preset(prior or "toybox")
     config = preset.config
     if field is not None:
-        config = presets.with_field(config, field)
+        config = with_field(config, field)
     kind = tyro.conf.configure(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)(Arguments)
     default = Arguments(preset=preset.name, prior=preset.prior, config=config)
     description = f"{DESCRIPTION}\n{describe_presets()}"

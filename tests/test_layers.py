@@ -17,6 +17,7 @@ FLOORS = [
     ["priors"],
     ["distillation"],
     ["presets"],
+    ["field_choice"],
     ["looks", "export"],
     ["compose"],
     ["runs"],
