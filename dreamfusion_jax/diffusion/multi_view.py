@@ -5,10 +5,12 @@ for this one component. It differs from Stable Diffusion's UNet in two things: a
 each view's camera is added to that of the time, and self-attention is of all views together.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from dreamfusion_jax.diffusion.checkpoints.ldm_names import unet_name
+from dreamfusion_jax.diffusion.checkpoints.pipeline import Pipeline, open_pipeline
 from dreamfusion_jax.diffusion.checkpoints.tensors import Tensors, WeightsError
 from dreamfusion_jax.diffusion.checkpoints.weights import tensor_shapes
 from dreamfusion_jax.diffusion.options import check_choices, check_known, unsupported
@@ -18,6 +20,11 @@ from dreamfusion_jax.diffusion.unet_config import UNetConfig
 VIEWS = 4
 """Views that are denoised together."""
 
+_COMPONENTS = {
+    "unet": ("MultiViewUNetModel",),
+    "vae": ("AutoencoderKL",),
+    "text_encoder": ("CLIPTextModel",),
+}
 _NEEDED = (
     *("image_size", "in_channels", "out_channels", "model_channels", "attention_resolutions"),
     *("num_res_blocks", "channel_mult", "num_head_channels", "context_dim", "camera_dim"),
@@ -99,3 +106,20 @@ def multi_view_tensors(source: str, stored: Tensors, config: UNetConfig) -> Tens
     if rest:
         raise WeightsError(f"{source} has tensors that are not MVDream's, the first is {rest[0]}")
     return {name: stored[old] for name, old in names.items() if old in stored}
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiViewPipeline(Pipeline):
+    """A checkpoint in diffusers' layout but for the UNet; made by `open_multi_view`."""
+
+    def tensors(self, name: str) -> Tensors:
+        """See `Pipeline`; those of the UNet by the names of `UNet2DConditionModel`."""
+        stored = super().tensors(name)
+        if name != "unet":
+            return stored
+        return multi_view_tensors(self.identity, stored, multi_view_config(self.config("unet")))
+
+
+def open_multi_view(source: str) -> MultiViewPipeline:
+    """Finds a checkpoint of MVDream; see `open_pipeline`."""
+    return MultiViewPipeline(**vars(open_pipeline(source, _COMPONENTS)))

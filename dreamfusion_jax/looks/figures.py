@@ -70,7 +70,7 @@ def bars(
     Args:
         groups: Names along the axis.
         series: A height for every group, by name.
-        label: Of the heights.
+        label: Of the heights, which are percentages.
         width: Of the figure, inches.
     """
     from matplotlib.figure import Figure
@@ -83,6 +83,7 @@ def bars(
         axes.bar(places + offset, heights, share, label=name)
     axes.set_xticks(places, groups, fontsize=_LABEL)
     axes.set_ylabel(label, fontsize=_LABEL)
+    axes.set_ylim(0.0, 105.0)  # Nothing is right, and everything is, look like it.
     axes.tick_params(axis="y", labelsize=_LABEL)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=_LABEL, frameon=False)

@@ -5,6 +5,7 @@ knows which side is which, and an object has one face.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +13,13 @@ from jaxtyping import Array, Float
 
 from dreamfusion_jax.devices import compute_dtype
 from dreamfusion_jax.diffusion.checkpoints.checkpoint import Checkpoint
-from dreamfusion_jax.diffusion.checkpoints.pipeline import open_pipeline
-from dreamfusion_jax.diffusion.checkpoints.weights import read_params
 from dreamfusion_jax.diffusion.layers import Dtype
-from dreamfusion_jax.diffusion.multi_view import multi_view_config, multi_view_tensors
+from dreamfusion_jax.diffusion.multi_view import multi_view_config, open_multi_view
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.vae import AutoencoderKL, VaeConfig
 from dreamfusion_jax.maths import safe_normalize
-from dreamfusion_jax.priors.pretrained import read_component, read_schedule
+from dreamfusion_jax.priors.opened import OpenedPrior, Say
+from dreamfusion_jax.priors.pretrained import open_parts, read_schedule
 from dreamfusion_jax.priors.prior import Condition, PriorParams, View
 from dreamfusion_jax.priors.prompts import PromptConfig, Text
 from dreamfusion_jax.priors.stable_diffusion import SIZES, StableDiffusionPrior, vae_dtype
@@ -28,13 +28,6 @@ from dreamfusion_jax.scene.camera import Camera
 
 DEFAULT_REPO = "ashawkey/mvdream-sd2.1-diffusers"
 """What `load` takes unless told otherwise."""
-
-_COMPONENTS = {
-    "unet": ("MultiViewUNetModel",),
-    "vae": ("AutoencoderKL",),
-    "text_encoder": ("CLIPTextModel",),
-}
-
 
 def describe_pose(camera: Camera) -> Float[Array, "V 16"]:
     """Each camera's matrix from camera to world, 4 x 4 row by row, at unit distance from 0.
@@ -79,40 +72,37 @@ class MvDreamPrior(StableDiffusionPrior):
         return self.schedule.eps_from_output(output.astype(jnp.float32), z, t)
 
 
-def load(
-    source: str | Checkpoint = DEFAULT_REPO, *, dtype: Dtype = None
-) -> tuple[MvDreamPrior, PriorParams]:
-    """Reads a checkpoint in diffusers' layout; the text encoder waits for a prompt.
+def open_prior(
+    source: str | Checkpoint = DEFAULT_REPO,
+    *,
+    dtype: Dtype = None,
+    image_size: int | None = None,
+    say: Say | None = None,
+) -> OpenedPrior:
+    """Reads a checkpoint's configurations; weights and text encoder wait.
 
     Args:
-        source: REPO_OR_FOLDER[@REVISION].
+        source: REPO_OR_FOLDER[@REVISION], or what `open_multi_view` gives.
         dtype: Type of the weights and of the computation; None for `compute_dtype()`.
-
-    Returns:
-        The prior, and its parameters {"unet", "vae"}.
+        image_size: Height and width of the renderings, pixels; None for 64.
+        say: Is told when texts are encoded.
 
     Raises:
         WeightsError: The checkpoint cannot be had, or is not such a model.
-        ValueError: An option of its configuration is not supported.
+        ValueError: An option of its configuration is not supported, or the size is not.
     """
-    pipeline = open_pipeline(source, _COMPONENTS) if isinstance(source, str) else source
+    pipeline = open_multi_view(source) if isinstance(source, str) else source
     dtype = compute_dtype() if dtype is None else dtype
     config = multi_view_config(pipeline.config("unet"))
+    assert config.sample_size is not None  # See `multi_view_config`.
     unet = UNet2DConditionModel(config, dtype)
     vae = AutoencoderKL(VaeConfig.from_json(pipeline.config("vae")), vae_dtype(dtype))
-    assert config.sample_size is not None  # See `multi_view_config`.
     prior = MvDreamPrior(
         unet=unet,
         schedule=read_schedule(pipeline),
-        text=CachedText(pipeline, encode_clip),
+        text=CachedText(pipeline, functools.partial(encode_clip, say=say)),
         vae=vae,
         latent_size=config.sample_size,
-        image_size=SIZES[0],
+        image_size=image_size or SIZES[0],
     )
-    source = f"{pipeline.identity}/unet"
-    tensors = multi_view_tensors(source, pipeline.tensors("unet"), config)
-    params = {
-        "unet": read_params(source, tensors, unet, dtype=dtype),
-        "vae": read_component(pipeline, "vae", vae, vae_dtype(dtype)),
-    }
-    return prior, params
+    return open_parts(pipeline, prior, {"unet": (unet, dtype), "vae": (vae, vae_dtype(dtype))})

@@ -1,118 +1,27 @@
 """MVDream's UNet against diffusers' of one view, with its two additions written in PyTorch here."""
 
-import diffusers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from helpers.configs import UNETS
-from helpers.torch_models import compile_fast, randomize, relative_error
+from helpers.multi_view import FULL, SMALL, WIDTH, as_latent_diffusion, original_unet
+from helpers.torch_models import compile_fast, relative_error
 
 from dreamfusion_jax.diffusion.checkpoints.tensors import Tensor, WeightsError
 from dreamfusion_jax.diffusion.checkpoints.weights import param_shapes, read_params
 from dreamfusion_jax.diffusion.multi_view import VIEWS, multi_view_config, multi_view_tensors
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 
-# What the published checkpoint's config.json says.
-FULL = {
-    "_class_name": "MultiViewUNetModel",
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 320,
-    "attention_resolutions": [4, 2, 1],
-    "num_res_blocks": 2,
-    "channel_mult": [1, 2, 4, 4],
-    "num_head_channels": 64,
-    "transformer_depth": 1,
-    "context_dim": 1024,
-    "use_checkpoint": False,
-    "camera_dim": 16,
-}
-SMALL = FULL | {
-    "image_size": 16,
-    "model_channels": 32,
-    "attention_resolutions": [1],
-    "num_res_blocks": 1,
-    "channel_mult": [1, 2],
-    "num_head_channels": 16,
-    "context_dim": 24,
-}
-
-
-class AllViews:
-    """Self-attention of diffusers, of the pixels of four pictures in a row."""
-
-    def __init__(self):
-        self.plain = diffusers.models.attention_processor.AttnProcessor()
-
-    def __call__(self, attention, hidden_states, encoder_hidden_states=None, **others):
-        assert encoder_hidden_states is None
-        batch, pixels, width = hidden_states.shape
-        together = hidden_states.reshape(batch // VIEWS, VIEWS * pixels, width)
-        return self.plain(attention, together, **others).reshape(batch, pixels, width)
-
-
 @pytest.fixture(scope="module")
 def original():
-    """Its embedding of the camera is what diffusers calls a projected class embedding."""
-    model = diffusers.UNet2DConditionModel.from_config(
-        UNETS["sd-2.1"]
-        | {"block_out_channels": [32, 64], "norm_num_groups": 32, "cross_attention_dim": 24}
-        | {"layers_per_block": 1, "transformer_layers_per_block": 1, "attention_head_dim": [2, 4]}
-        | {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 16}
-    ).eval()
-    randomize(model)
-    for name, module in model.named_modules():
-        if name.endswith("attn1"):
-            module.set_processor(AllViews())
-    return model
+    return original_unet()
 
 
 def stored(original):
-    """The tensors by the names of latent diffusion's code, written out by hand."""
-    names = {
-        "time_embedding.linear_1": "time_embed.0",
-        "time_embedding.linear_2": "time_embed.2",
-        "class_embedding.linear_1": "camera_embed.0",
-        "class_embedding.linear_2": "camera_embed.2",
-        "conv_in": "input_blocks.0.0",
-        "down_blocks.0.resnets.0": "input_blocks.1.0",
-        "down_blocks.0.attentions.0": "input_blocks.1.1",
-        "down_blocks.0.downsamplers.0.conv": "input_blocks.2.0.op",
-        "down_blocks.1.resnets.0": "input_blocks.3.0",
-        "mid_block.resnets.0": "middle_block.0",
-        "mid_block.attentions.0": "middle_block.1",
-        "mid_block.resnets.1": "middle_block.2",
-        "up_blocks.0.resnets.0": "output_blocks.0.0",
-        "up_blocks.0.resnets.1": "output_blocks.1.0",
-        "up_blocks.0.upsamplers.0.conv": "output_blocks.1.1.conv",
-        "up_blocks.1.resnets.0": "output_blocks.2.0",
-        "up_blocks.1.attentions.0": "output_blocks.2.1",
-        "up_blocks.1.resnets.1": "output_blocks.3.0",
-        "up_blocks.1.attentions.1": "output_blocks.3.1",
-        "conv_norm_out": "out.0",
-        "conv_out": "out.2",
-    }
-    parts = {
-        "norm1": "in_layers.0",
-        "conv1": "in_layers.2",
-        "time_emb_proj": "emb_layers.1",
-        "norm2": "out_layers.0",
-        "conv2": "out_layers.3",
-        "conv_shortcut": "skip_connection",
-    }
-    tensors = {}
-    for name, value in original.state_dict().items():
-        old = next(old for old in names if name.startswith(f"{old}."))
-        rest = name.removeprefix(f"{old}.")
-        if ".resnets." in name:
-            part, _, leaf = rest.partition(".")
-            rest = f"{parts[part]}.{leaf}"
-        array = value.numpy()
-        tensors[f"{names[old]}.{rest}"] = Tensor(array.shape, "F32", lambda i, x=array: x[i])
-    return tensors
+    """Its tensors as a file would have them."""
+    arrays = {name: value.numpy() for name, value in as_latent_diffusion(original).items()}
+    return {name: Tensor(x.shape, "F32", lambda i, x=x: x[i]) for name, x in arrays.items()}
 
 
 def load(original):
@@ -125,7 +34,7 @@ def load(original):
 def inputs(groups=2, size=8):
     rng = np.random.default_rng(0)
     views = VIEWS * groups
-    z, text = rng.normal(size=(views, size, size, 4)), rng.normal(size=(views, 5, 24))
+    z, text = rng.normal(size=(views, size, size, 4)), rng.normal(size=(views, 5, WIDTH))
     times = np.repeat(rng.uniform(0, 999, groups), VIEWS)
     camera = rng.normal(size=(views, 16))
     return [x.astype(np.float32) for x in (z, times, text, camera)]
