@@ -27,7 +27,7 @@ def largest_product(program: ClosedJaxpr | Jaxpr) -> int:
     largest = 0
     for equation in jaxpr.eqns:
         if equation.primitive.name in ("dot_general", "conv_general_dilated"):
-            avals = [variable.aval for variable in (*equation.invars, *equation.outvars)]
+            avals = [_array(variable) for variable in (*equation.invars, *equation.outvars)]
             largest = max(largest, sum(a.size * a.dtype.itemsize for a in avals))
         largest = max([largest, *map(largest_product, _inner(equation))])
     return largest
@@ -37,23 +37,28 @@ def _equation_flops(equation: JaxprEqn) -> float:
     match equation.primitive.name:
         case "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            shape = equation.invars[0].aval.shape
+            shape = _array(equation.invars[0]).shape
             terms = math.prod(shape[axis] for axis in contracted)
-            return 2.0 * equation.outvars[0].aval.size * terms
+            return 2.0 * _array(equation.outvars[0]).size * terms
         case "conv_general_dilated":
             numbers = equation.params["dimension_numbers"]
             _, inputs, *space = numbers.rhs_spec
-            shape = equation.invars[1].aval.shape
+            shape = _array(equation.invars[1]).shape
             terms = shape[inputs] * math.prod(shape[axis] for axis in space)
             # Where the input is dilated, most of what it is multiplied by are inserted zeros.
             terms /= math.prod(equation.params["lhs_dilation"])
-            return 2.0 * equation.outvars[0].aval.size * terms
+            return 2.0 * _array(equation.outvars[0]).size * terms
         case "scan":
             inside = math.fsum(map(product_flops, _inner(equation)))
             return equation.params["length"] * inside
         case "cond":
             return max(map(product_flops, _inner(equation)))
     return math.fsum(map(product_flops, _inner(equation)))
+
+
+def _array(variable: Any) -> Any:
+    """Shape and type of an operand."""
+    return variable.aval
 
 
 def _inner(equation: JaxprEqn) -> Iterator[Any]:

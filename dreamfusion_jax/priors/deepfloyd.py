@@ -78,7 +78,7 @@ def open_prior(
         text=CachedText(pipeline, functools.partial(encode_t5, say=say)),
         image_size=size,
     )
-    return open_parts(pipeline, prior, {"unet": (unet, dtype)})
+    return open_parts(pipeline, prior, unet.config.text_dim, {"unet": (unet, dtype)})
 
 
 def load(source: str = DEFAULT_REPO, *, dtype: Dtype = None) -> tuple[DeepFloydPrior, PriorParams]:

@@ -105,4 +105,9 @@ def open_prior(
         latent_size=config.sample_size,
         image_size=image_size or SIZES[0],
     )
-    return open_parts(pipeline, prior, {"unet": (unet, dtype), "vae": (vae, vae_dtype(dtype))})
+    return open_parts(
+        pipeline,
+        prior,
+        unet.config.text_dim,
+        {"unet": (unet, dtype), "vae": (vae, vae_dtype(dtype))},
+    )

@@ -18,7 +18,7 @@ from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.unet_config import UNetConfig
 from dreamfusion_jax.priors.opened import OpenedPrior, Say, blank_embeddings
-from dreamfusion_jax.priors.prior import PriorParams
+from dreamfusion_jax.priors.prior import Prior, PriorParams
 from dreamfusion_jax.priors.text import TEXT_LENGTH, Embeddings
 from dreamfusion_jax.priors.unet_prior import UNetPrior
 
@@ -75,13 +75,17 @@ def read_unet(
 
 
 def open_parts(
-    pipeline: Checkpoint, prior: PretrainedPrior, parts: Mapping[str, tuple[CheckpointModel, Dtype]]
+    pipeline: Checkpoint,
+    prior: Prior,
+    text_width: int,
+    parts: Mapping[str, tuple[CheckpointModel, Dtype]],
 ) -> OpenedPrior:
     """A prior whose weights are read one component after the other, when they are asked for.
 
     Args:
         pipeline: The checkpoint.
         prior: The prior.
+        text_width: Numbers in the embedding of a token.
         parts: By component, the model and the type of its parameters.
     """
 
@@ -99,7 +103,7 @@ def open_parts(
     return OpenedPrior(
         prior,
         {name: shape(*part) for name, part in parts.items()},
-        blank_embeddings(TEXT_LENGTH, prior.unet.config.text_dim),
+        blank_embeddings(TEXT_LENGTH, text_width),
         None,
         read,
     )

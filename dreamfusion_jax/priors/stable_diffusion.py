@@ -183,7 +183,12 @@ def open_prior(
         latent=latent,
         image_size=size if latent else image_size or SIZES[0],
     )
-    return open_parts(pipeline, prior, {"unet": (unet, dtype), "vae": (vae, vae_dtype(dtype))})
+    return open_parts(
+        pipeline,
+        prior,
+        unet.config.text_dim,
+        {"unet": (unet, dtype), "vae": (vae, vae_dtype(dtype))},
+    )
 
 
 def load(

@@ -310,13 +310,14 @@ def _background(
     plain: jax.Array | None,
 ) -> jax.Array:
     ndim = rays.direction.ndim
-    instead = None if backdrop is None else expand_to(backdrop, ndim, tail=1)
-    if instead is not None and (plain is None or model.background is None):
-        return instead
+    if backdrop is not None and (plain is None or model.background is None):
+        return expand_to(backdrop, ndim, tail=1)
     if model.background is None:
         raise ValueError("this scene has no background of its own: pass a backdrop")
     own = model.background(params["background"], rays.direction, latent=model.latent)
-    return own if instead is None else jnp.where(expand_to(plain, ndim), instead, own)
+    if backdrop is None or plain is None:
+        return own
+    return jnp.where(expand_to(plain, ndim), expand_to(backdrop, ndim, tail=1), own)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "height", "width", "chunk"))

@@ -96,7 +96,8 @@ def volume(repo: str, revision: str, file: str) -> Volume:
         found = huggingface_hub.hf_hub_download(repo, file, revision=revision, dry_run=True)
     except _HUB_ERRORS as error:
         raise WeightsError(_explain(error, repo, revision, file)) from error
-    return Volume(found.file_size, found.file_size if found.will_download else 0)
+    size = found.file_size or 0  # The hub need not say.
+    return Volume(size, size if found.will_download else 0)
 
 
 def list_files(repo: str, revision: str, folder: str) -> list[str]:

@@ -16,7 +16,6 @@ from dreamfusion_jax.scene.encoding import (
     level_weights,
 )
 from dreamfusion_jax.scene.fields.density import Density
-from dreamfusion_jax.scene.fields.pieces import mlp_piece
 from dreamfusion_jax.scene.fields.protocol import LATENT_CHANNELS, Params
 
 
@@ -87,8 +86,11 @@ class HashField:
 
     @property
     def piece(self) -> int | None:
-        """See `Field`."""
-        return mlp_piece()
+        """All points at once: in pieces of 512 a CPU takes as long or longer for the gradient.
+
+        The gathers are what takes time, and twice as much is compiled.
+        """
+        return None
 
     @property
     def grid(self) -> GridConfig:
