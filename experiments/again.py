@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from dreamfusion_jax import presets
+from dreamfusion_jax.field_choice import field_name, with_field
 from dreamfusion_jax.runs.settings import RunSettings, to_json
-from dreamfusion_jax.scene.fields.mlp import MlpField
 from experiments.command_line import UsageError
 from experiments.run_options import parse, settings_of
 
@@ -48,9 +48,9 @@ def _words(settings: RunSettings) -> Iterator[str]:
     if settings.loras:
         yield from ("--lora", *settings.loras)
     base = preset.config
-    if isinstance(settings.config.scene.field, MlpField) != isinstance(base.scene.field, MlpField):
-        name = "mlp" if isinstance(settings.config.scene.field, MlpField) else "grid"
-        base = presets.with_field(base, name)
+    name = field_name(settings.config)
+    if name != field_name(base):
+        base = with_field(base, name)
         yield from ("--field", name)
     yield from _changes(to_json(base), to_json(settings.config))
 
@@ -62,8 +62,16 @@ def _changes(base: Any, wanted: Any, place: str = "") -> Iterator[str]:
             yield from _changes(base.get(name), value, f"{place}.{name}" if place else name)
     elif wanted != base:
         yield "--steps" if place == "train.steps" else _option(place)
-        several = isinstance(wanted, list | tuple)
-        yield from (str(value) for value in (wanted if several else [wanted]))
+        yield from _spelt(wanted)
+
+
+def _spelt(value: Any) -> Iterator[str]:
+    """A value as words, of several one after the other."""
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _spelt(part)
+    else:
+        yield str(value)
 
 
 def _option(name: str) -> str:

@@ -7,7 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from dreamfusion_jax.checks import SettingError
-from dreamfusion_jax.devices import describe_devices, unused_accelerator
+from dreamfusion_jax.devices import (
+    DeviceError,
+    OutOfMemoryError,
+    describe_devices,
+    unused_accelerator,
+)
 from dreamfusion_jax.toybox.world import UnknownNameError
 
 _T = TypeVar("_T")
@@ -68,7 +73,7 @@ def one_line_errors() -> Iterator[None]:
     except OSError as error:
         reason = f"{error.strerror}: {error.filename}" if error.filename else str(error)
         _refuse(reason)
-    except (ValueError, UnknownNameError) as error:
+    except (ValueError, UnknownNameError, OutOfMemoryError, DeviceError) as error:
         _refuse(str(error))
 
 

@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dreamfusion_jax.caches import keep_compiled_programs
+from dreamfusion_jax.devices import OutOfMemoryError
 from dreamfusion_jax.evaluation.symptoms import Symptoms, complaints
 from dreamfusion_jax.evaluation.watching import Watcher, best
 from dreamfusion_jax.pages.run_page import write_run_page
+from dreamfusion_jax.priors.opened import Say
 from dreamfusion_jax.runs.loop import Observer, Stopped
 from dreamfusion_jax.runs.progress import Reporter
-from dreamfusion_jax.runs.run import LoadedPrior, Run, RunExistsError, Say, run_folder
+from dreamfusion_jax.runs.run import LoadedPrior, Run, RunExistsError, run_folder
 from dreamfusion_jax.runs.tensorboard import TensorBoard, check_installed
 from dreamfusion_jax.viewer.live import Live
 from dreamfusion_jax.viewer.server import LOCAL, check_place
@@ -30,10 +32,15 @@ from experiments.run_options import Arguments, parse, settings_of
 _OPTIONS = {
     "clip_denoised": "--train.distillation.clip-denoised",
     "image_size": "--image-size",
+    "other sizes": "--train.sizes",
+    "plain_backdrops": "--train.lighting.plain-backdrops",
     "loras": "--lora",
     "prediction_type": "--prediction-type",
     "tokenizer is": "--tokenizer",
     "latent scene": "--prior",
+    "take_the_time": "--take-the-time",
+    "train.views": "--train.views",
+    "latent-sd": "--preset latent-sd",
     "a mirror": "--weights",
 }
 """What errors of the library speak of, and the options that set it."""
@@ -44,7 +51,7 @@ def _options_named() -> Iterator[None]:
     """Adds to errors of the library the options of the settings that they speak of."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, OutOfMemoryError) as error:
         named = [option for setting, option in _OPTIONS.items() if setting in str(error)]
         if not named:
             raise
@@ -68,7 +75,13 @@ def open_run(arguments: Arguments, say: Say, loaded: LoadedPrior | None = None) 
     folder = run_folder(arguments.output, arguments.prompt, arguments.seed)
     try:
         with _options_named():
-            return Run.start(folder, settings_of(arguments), loaded, say)
+            return Run.start(
+                folder,
+                settings_of(arguments),
+                loaded,
+                say,
+                take_the_time=bool(arguments.take_the_time),
+            )
     except RunExistsError:
         raise UsageError(
             f"{folder} holds a run already: --resume {folder}, or another --output"
@@ -117,7 +130,8 @@ def make(
     ):
         watcher = Watcher(run, reporter.say)
         try:
-            scene = run.train([reporter, watcher, *watching])
+            with _options_named():
+                scene = run.train([reporter, watcher, *watching])
         except Stopped as stopped:
             print(f"{stopped}; go on with --resume {run.folder}", file=sys.stderr)
             raise SystemExit(128 + stopped.signal) from None

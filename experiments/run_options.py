@@ -10,6 +10,7 @@ import tyro
 from dreamfusion_jax import presets
 from dreamfusion_jax.checks import SettingError
 from dreamfusion_jax.diffusion.checkpoints.known_kinds import FilePrediction
+from dreamfusion_jax.field_choice import FieldName, with_field
 from dreamfusion_jax.presets import RunConfig
 from dreamfusion_jax.priors.loading import PriorName
 from dreamfusion_jax.runs.settings import RunSettings
@@ -41,6 +42,7 @@ class Arguments:
             same preset and field. A prompt is refined so, step by step.
         retries: How often to start again, each time with the next seed, where the finished scene
             is empty, fog, flat, or has several faces; the best of them is then named.
+        take_the_time: Start even where the run takes more than 12 hours on the device at hand.
         resume: Folder of a stopped run to go on with; give no other option with it.
         prior: "toybox" is the diffusion model that comes with the package, "oracle" knows
             the true picture of its objects, for testing everything else;
@@ -55,7 +57,8 @@ class Arguments:
         tokenizer: Folder or repository of the tokenizer of a single file, which holds none.
         image_size: Height and width of the renderings that Stable Diffusion is shown, 64 to
             512 pixels; 64 if not given. Other priors have a size of their own.
-        field: "grid" is fast, "mlp" is the paper's; the preset's if not given.
+        field: "grid" is fast, "hash" is Instant-NGP's, "mlp" is the paper's; the preset's if not
+            given.
         compilation_cache: Keep compiled programs in the user's cache folder (or in
             $JAX_COMPILATION_CACHE_DIR), so that the next run starts sooner.
         viewer: Show the run in a browser while it trains, with pause and step; needs the extra
@@ -74,6 +77,7 @@ class Arguments:
     output: Path = Path("outputs")
     init_from: Path | None = None
     retries: int = 0
+    take_the_time: tyro.conf.UseCounterAction[int] = 0
     resume: Path | None = None
     prior: PriorName = "toybox"
     weights: str | None = None
@@ -81,7 +85,7 @@ class Arguments:
     prediction_type: FilePrediction | None = None
     tokenizer: str | None = None
     image_size: int | None = None
-    field: presets.FieldName | None = None
+    field: FieldName | None = None
     compilation_cache: bool = True
     viewer: tyro.conf.UseCounterAction[int] = 0
     port: int = PORT
@@ -97,11 +101,11 @@ def parse(argv: list[str]) -> Arguments:
     """
     prior = _peek(argv, "prior", get_args(PriorName))
     name = _peek(argv, "preset", [preset.name for preset in presets.PRESETS])
-    field = _peek(argv, "field", get_args(presets.FieldName))
+    field = _peek(argv, "field", get_args(FieldName))
     preset = presets.preset(name) if name else presets.usual_preset(prior or "toybox")
     config = preset.config
     if field is not None:
-        config = presets.with_field(config, field)
+        config = with_field(config, field)
     kind = tyro.conf.configure(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)(Arguments)
     default = Arguments(preset=preset.name, prior=preset.prior, config=config)
     description = f"{DESCRIPTION}\n{describe_presets()}"

@@ -208,6 +208,29 @@ def test_the_words_of_a_gpu_are_understood():
     assert "(the part that failed: 8.00 GiB)" in message_of(devices.OutOfMemoryError, fail)
 
 
+def test_devices_that_cannot_be_had_are_one_line(monkeypatch):
+    def devices_of():
+        raise RuntimeError("Unable to initialize backend 'cuda': no CUDA\nmore")
+
+    monkeypatch.setattr(jax, "devices", devices_of)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    with pytest.raises(devices.DeviceError, match=r"backend 'cuda'.*JAX_PLATFORMS=cuda") as caught:
+        devices.describe_devices()
+    assert "\n" not in str(caught.value)
+
+
+def test_free_memory_is_what_others_have_left():
+    free = devices.free_memory() or 0
+    assert 0 < free <= (devices.device_memory() or 0)
+    at_hand = device("NVIDIA H100", memory=80)
+    at_hand.memory_stats = lambda: {"bytes_limit": 80, "bytes_in_use": 30}
+    assert devices.free_memory(at_hand) == 50
+    assert devices.free_memory(device("NVIDIA H100")) is None
+    devices.require_memory(free // 2, "a half")
+    with pytest.raises(devices.OutOfMemoryError, match=r"cpu: twice takes .*free: ask for less"):
+        devices.require_memory(2 * free, "twice", "ask for less")
+
+
 def test_cudnn_that_refuses_is_one_line():
     x = jnp.zeros((1, 8, 2, 64), jnp.bfloat16)
 

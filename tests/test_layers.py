@@ -11,12 +11,13 @@ PACKAGE = "dreamfusion_jax"
 ROOT = pathlib.Path(__file__).parent.parent / PACKAGE
 
 FLOORS = [
-    ["pytree", "maths", "caches", "checks", "files"],
+    ["pytree", "maths", "caches", "checks", "files", "flops"],
     ["schedules", "devices"],
     ["scene", "diffusion"],
     ["priors"],
     ["distillation"],
     ["presets"],
+    ["field_choice"],
     ["looks", "export"],
     ["compose"],
     ["runs"],

@@ -136,7 +136,7 @@ def test_the_other_presets_keep_their_moments(name):
     assert train.lighting.albedo_until * train.steps == LIT_FROM[name]
     rates = jax.vmap(train.optimizer.schedule(train.steps))(jnp.arange(200))
     assert int(jnp.argmax(rates)) == WARM_UP[name]
-    over = {"TOYBOX": (500, 450), "QUALITY": (5000 / 3, 1500)}.get(name, (10_000 / 3, 5000))
+    over = {"TOYBOX": (500, 450), "QUALITY": (5000 / 3, 1500)}.get(name, (5000, 5000))
     for ramp, step in zip((train.losses.orientation, train.losses.entropy), over, strict=True):
         assert float(ramp(step, train.steps)) == pytest.approx(ramp.end, rel=1e-5)
         before = float(ramp(0.99 * step, train.steps))

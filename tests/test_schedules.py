@@ -34,6 +34,11 @@ def test_whole_steps_are_hit_exactly():
     np.testing.assert_array_equal(got, np.clip(steps / np.float32(500), 0, 1))
 
 
+def test_a_geometric_ramp_multiplies_by_as_much_in_equal_times():
+    ramp = Ramp(1.0, 1e-4, until=0.75, begin=0.25, course="geometric")
+    check(ramp, 100, {0: 1.0, 25: 1.0, 37.5: 0.1, 50: 1e-2, 62.5: 1e-3, 75: 1e-4, 100: 1e-4})
+
+
 def test_a_ramp_of_no_length_jumps():
     check(Ramp(1.0, 0.3, 0.0), 100, {0: 0.3, 1: 0.3, 100: 0.3})
     check(Ramp(1.0, 0.3, until=0.5, begin=0.5), 100, {0: 1.0, 49: 1.0, 50: 0.3, 100: 0.3})
@@ -48,6 +53,8 @@ def test_a_ramp_of_no_length_jumps():
         ((0.0, 1.0, -0.1), "until"),
         ((0.0, 1.0, 0.5, -0.1), "begin"),
         ((0.0, 1.0, 0.5, 0.6), "begin"),
+        ((0.0, 1.0, 0.5, 0.0, "geometric"), "start"),
+        ((1.0, -1.0, 0.5, 0.0, "geometric"), "end"),
     ],
 )
 def test_what_is_no_ramp_is_refused(values, name):

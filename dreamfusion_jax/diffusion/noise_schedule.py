@@ -1,5 +1,6 @@
 """The noise schedule of a diffusion model: z_t = alpha_t x + sigma_t eps."""
 
+import dataclasses
 import math
 from typing import Any, Literal, get_args
 
@@ -14,6 +15,26 @@ PredictionType = Literal["epsilon", "v_prediction", "sample"]
 """What a UNet predicts, in diffusers' words; "sample" is the clean image x."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Thresholding:
+    """Dynamic thresholding of denoised pictures (Imagen, 2205.11487, section 2.3).
+
+    Attributes:
+        ratio: Share of a picture's values that need not be made smaller.
+        largest: The others are taken for at most so large before the picture is scaled down.
+    """
+
+    ratio: float = 0.995
+    largest: float = 1.0
+
+    def __call__(self, x: Float[Array, "V h w C"]) -> Float[Array, "V h w C"]:
+        """Each picture clipped to [-s, s] and divided by s >= 1, a quantile of its values."""
+        values = jnp.abs(x).reshape(len(x), -1)
+        s = jnp.clip(jnp.quantile(values, self.ratio, axis=-1), 1.0, self.largest)
+        s = expand_to(s, x.ndim)
+        return jnp.clip(x, -s, s) / s
+
+
 @pytree
 class NoiseSchedule:
     """A variance-preserving process in T steps (DreamFusion, section 2.1).
@@ -24,10 +45,12 @@ class NoiseSchedule:
     Attributes:
         alphas_cumprod: alpha_t^2 at each of the T steps, falling.
         prediction_type: How `eps_from_output` reads the output of the UNet.
+        thresholding: How pictures are kept within [-1, 1] in sampling; None clips them.
     """
 
     alphas_cumprod: Float[Array, "T"]
     prediction_type: PredictionType = static()
+    thresholding: Thresholding | None = static(default=None)
 
     @classmethod
     def from_config(cls, scheduler_config: dict[str, Any]) -> "NoiseSchedule":
@@ -56,7 +79,13 @@ class NoiseSchedule:
         # Diffusers rounds the betas and 1 - beta to float32 and multiplies in double.
         alphas = np.float32(1) - betas.astype(np.float32)
         alphas_cumprod = np.cumprod(alphas.astype(np.float64)).astype(np.float32)
-        return cls(jnp.asarray(alphas_cumprod), prediction_type=prediction_type)
+        thresholding = None
+        if scheduler_config.get("thresholding"):
+            thresholding = Thresholding(
+                scheduler_config.get("dynamic_thresholding_ratio", 0.995),
+                scheduler_config.get("sample_max_value", 1.0),
+            )
+        return cls(jnp.asarray(alphas_cumprod), prediction_type, thresholding)
 
     def timestep(self, t: Float[Array, "*batch"]) -> Int[Array, "*batch"]:
         """Index of the step at time t: t * T rounded down, within 0 .. T - 1."""

@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, UInt32
 
-from dreamfusion_jax.checks import NOT_NEGATIVE, SettingError, check_count
+from dreamfusion_jax.checks import NOT_NEGATIVE, SHARE, SettingError, check_count
 from dreamfusion_jax.distillation.losses import LossConfig, Regularizers, regularizers, weigh
 from dreamfusion_jax.distillation.optimizers import OptimizerConfig, make_optimizer
 from dreamfusion_jax.distillation.protocol import (
@@ -50,9 +50,13 @@ class TrainConfig:
         time: Distribution of the diffusion times.
         distillation: The kind of score distillation.
         losses: Regularizers.
+        sizes: Moments, as fractions of the run, with the height and width that renderings have
+            from then on, pixels; before the first, and without any, those of the prior. Only for
+            priors that leave their size open, see `stages.stages`.
 
     Raises:
-        SettingError: There are no steps or views, or the blur is negative.
+        SettingError: There are no steps or views, the blur is negative, or the moments are not
+            within the run or not in order.
     """
 
     steps: int = 15_000
@@ -65,9 +69,13 @@ class TrainConfig:
     time: TimeConfig = TimeConfig()
     distillation: Distillation = Sds()
     losses: LossConfig = LossConfig()
+    sizes: tuple[tuple[float, int], ...] = ()
 
     def __post_init__(self) -> None:
         check_count(self, "steps", "views")
+        moments = [moment for moment, _ in self.sizes]
+        if moments != sorted(moments) or any(moment not in SHARE for moment in moments):
+            raise SettingError(self, "sizes", "moments from 0 to 1 in order, each with a size")
         if min(self.variance.start, self.variance.end) < 0.0:
             raise SettingError(self, "variance", f"{NOT_NEGATIVE} from start to end")
 
@@ -141,7 +149,12 @@ def sample_view(keys: dict[str, Key[Array, ""]], step: Array, config: TrainConfi
     lighting = jax.vmap(lambda k, p: sample_lighting(k, p, step, config.steps, config.lighting))(
         lights, camera.position
     )
-    return View(camera, lighting, sample_backdrop(keys["backdrop"], (config.views,)))
+    share, plain = config.lighting.plain_backdrops, None
+    if share > 0.0:
+        plain = jax.random.bernoulli(
+            jax.random.fold_in(keys["backdrop"], 1), share, (config.views,)
+        )
+    return View(camera, lighting, sample_backdrop(keys["backdrop"], (config.views,)), plain)
 
 
 def render_view(
@@ -154,9 +167,16 @@ def render_view(
     key: Key[Array, ""] | None,
     train_fraction: Float[Array, ""],
 ) -> tuple[Rendering, Float[Array, "V H W 3"]]:
-    """Renders each view at the prior's size; also returns the ray directions."""
+    """Renders each view at the prior's size; also returns the ray directions.
+
+    Raises:
+        ValueError: A plain backdrop behind latents: only the autoencoder knows its latent.
+    """
+    if scene.latent and view.plain is not None:
+        raise ValueError("plain_backdrops are colours, which a scene of latents cannot have")
     rays = cast_rays(view.camera, size, size)
-    backdrop = view.backdrop if scene.background is None else None
+    own = scene.background is not None and view.plain is None
+    backdrop = None if own else view.backdrop
     rendering = render_rays(
         scene,
         params,
@@ -164,6 +184,7 @@ def render_view(
         view.lighting,
         variance=variance,
         backdrop=backdrop,
+        plain=view.plain,
         key=key,
         train_fraction=train_fraction,
     )

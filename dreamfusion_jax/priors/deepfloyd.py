@@ -12,11 +12,11 @@ from jaxtyping import Array, Float
 from dreamfusion_jax.devices import compute_dtype
 from dreamfusion_jax.diffusion.checkpoints.pipeline import open_pipeline
 from dreamfusion_jax.diffusion.layers import Dtype
-from dreamfusion_jax.diffusion.t5_streaming import Progress
 from dreamfusion_jax.maths import from_symmetric, to_symmetric
+from dreamfusion_jax.priors.opened import OpenedPrior, Say
 from dreamfusion_jax.priors.pretrained import (
     PretrainedPrior,
-    read_component,
+    open_parts,
     read_schedule,
     read_unet,
 )
@@ -55,18 +55,15 @@ class DeepFloydPrior(PretrainedPrior):
         return from_symmetric(z)
 
 
-def load(
-    source: str = DEFAULT_REPO, *, dtype: Dtype = None, progress: Progress | None = None
-) -> tuple[DeepFloydPrior, PriorParams]:
-    """Reads a stage-I checkpoint in diffusers' layout; the text encoder waits for a prompt.
+def open_prior(
+    source: str = DEFAULT_REPO, *, dtype: Dtype = None, say: Say | None = None
+) -> OpenedPrior:
+    """Reads a stage-I checkpoint's configurations; weights and text encoder wait.
 
     Args:
-        source: REPO_OR_FOLDER[@REVISION].
+        source: REPO_OR_FOLDER[@REVISION], in diffusers' layout.
         dtype: Type of the weights and of the computation; None for `compute_dtype()`.
-        progress: Told, when a prompt is encoded, how many layers of T5 are done, of how many.
-
-    Returns:
-        The prior, and its parameters {"unet"}.
+        say: Is told when texts are encoded, and how far that is.
 
     Raises:
         WeightsError: The checkpoint cannot be had, or is not such a model.
@@ -78,7 +75,19 @@ def load(
     prior = DeepFloydPrior(
         unet=unet,
         schedule=read_schedule(pipeline),
-        text=CachedText(pipeline, functools.partial(encode_t5, progress=progress)),
+        text=CachedText(pipeline, functools.partial(encode_t5, say=say)),
         image_size=size,
     )
-    return prior, {"unet": read_component(pipeline, "unet", unet, dtype)}
+    return open_parts(pipeline, prior, unet.config.text_dim, {"unet": (unet, dtype)})
+
+
+def load(source: str = DEFAULT_REPO, *, dtype: Dtype = None) -> tuple[DeepFloydPrior, PriorParams]:
+    """`open_prior`, and its parameters {"unet"}; the text encoder waits for a prompt.
+
+    Raises:
+        WeightsError: The checkpoint cannot be had, or is not such a model.
+        ValueError: An option of its configuration is not supported.
+    """
+    opened = open_prior(source, dtype=dtype)
+    assert isinstance(opened.prior, DeepFloydPrior)
+    return opened.prior, opened.read(lambda phase: None)

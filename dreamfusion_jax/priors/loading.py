@@ -1,12 +1,12 @@
 """The priors that score distillation can follow, by name."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dreamfusion_jax.diffusion.checkpoints.known_kinds import FilePrediction
 from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
+from dreamfusion_jax.priors.opened import OpenedPrior, Say
 from dreamfusion_jax.priors.oracle import OraclePrior
 from dreamfusion_jax.priors.prior import Prior, PriorParams
 from dreamfusion_jax.toybox.architecture import SCHEDULER
@@ -15,7 +15,24 @@ from dreamfusion_jax.toybox.captions import Vocabulary
 PriorName = Literal["toybox", "oracle", "stable-diffusion", "deepfloyd"]
 
 
+USUAL_GUIDANCE: dict[PriorName, float] = {
+    "toybox": 3.0,
+    "oracle": 0.0,
+    "stable-diffusion": 6.5,
+    "deepfloyd": 6.0,
+}
+"""omega that pictures in two dimensions are usually drawn with; users know 1 + omega as scale."""
+
+
 def load_prior(
+    name: PriorName, prompt: str, weights: str | None = None, **told: Any
+) -> tuple[Prior, PriorParams]:
+    """The named prior and its parameters; see `open_prior`."""
+    opened = open_prior(name, prompt, weights, **told)
+    return opened.prior, opened.read(told.get("say") or (lambda phase: None))
+
+
+def open_prior(
     name: PriorName,
     prompt: str,
     weights: str | None = None,
@@ -25,8 +42,9 @@ def load_prior(
     loras: Sequence[str] = (),
     prediction_type: FilePrediction | None = None,
     tokenizer: str | None = None,
-) -> tuple[Prior, PriorParams]:
-    """The named prior and its parameters.
+    say: Say | None = None,
+) -> OpenedPrior:
+    """The named prior; of a pretrained one, only the configuration is read.
 
     Args:
         name: "toybox" is the embedded diffusion model; "oracle" draws the true picture of
@@ -41,6 +59,7 @@ def load_prior(
         loras: Files of LoRAs, FILE[:SCALE], that are merged into Stable Diffusion.
         prediction_type: What the UNet of a single file predicts, where the file does not tell.
         tokenizer: Folder or repository of the tokenizer of a single file; None for the usual one.
+        say: Is told when texts are encoded with a pretrained model.
 
     Raises:
         UnknownWordsError: The prior cannot read the prompt.
@@ -70,19 +89,20 @@ def load_prior(
             )
             if loras:
                 checkpoint = Merged(checkpoint, [Lora.parse(lora) for lora in loras])
-            prior, params = stable_diffusion.load(checkpoint, latent=latent)
-            size = image_size or prior.image_size
-            return dataclasses.replace(prior, image_size=size), params
+            return stable_diffusion.open_prior(
+                checkpoint, latent=latent, image_size=image_size, say=say
+            )
         case "deepfloyd":
             from dreamfusion_jax.priors import deepfloyd
 
-            return deepfloyd.load(weights or deepfloyd.DEFAULT_REPO)
+            return deepfloyd.open_prior(weights or deepfloyd.DEFAULT_REPO, say=say)
         case "oracle":
             scene = Vocabulary().scene(prompt)
-            return OraclePrior(NoiseSchedule.from_config(SCHEDULER), scene=scene), None
+            oracle = OraclePrior(NoiseSchedule.from_config(SCHEDULER), scene=scene)
+            return OpenedPrior.whole(oracle, None)
         case "toybox":
             from dreamfusion_jax.priors import toybox
 
             prior, params = toybox.load(Path(weights) if weights else toybox.SHIPPED)
             prior.vocabulary.scene(prompt)
-            return prior, params
+            return OpenedPrior.whole(prior, params)

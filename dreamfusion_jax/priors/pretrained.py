@@ -1,17 +1,25 @@
 """What the pretrained priors share: how they are read from a folder in diffusers' layout."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
 
 from dreamfusion_jax.diffusion.checkpoints.checkpoint import Checkpoint
 from dreamfusion_jax.diffusion.checkpoints.tensors import WeightsError
-from dreamfusion_jax.diffusion.checkpoints.weights import CheckpointModel, Params, read_params
+from dreamfusion_jax.diffusion.checkpoints.weights import (
+    CheckpointModel,
+    Params,
+    param_shapes,
+    read_params,
+)
 from dreamfusion_jax.diffusion.layers import Dtype
 from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.unet_config import UNetConfig
-from dreamfusion_jax.priors.prior import PriorParams
-from dreamfusion_jax.priors.text import Embeddings
+from dreamfusion_jax.priors.opened import OpenedPrior, Say, blank_embeddings
+from dreamfusion_jax.priors.prior import Prior, PriorParams
+from dreamfusion_jax.priors.text import TEXT_LENGTH, Embeddings
 from dreamfusion_jax.priors.unet_prior import UNetPrior
 
 _BETAS = ("beta_schedule", "beta_start", "beta_end")
@@ -66,7 +74,44 @@ def read_unet(
     return UNet2DConditionModel(config, dtype), config.sample_size
 
 
-def read_component(pipeline: Checkpoint, name: str, model: CheckpointModel, dtype: Dtype) -> Params:
+def open_parts(
+    pipeline: Checkpoint,
+    prior: Prior,
+    text_width: int,
+    parts: Mapping[str, tuple[CheckpointModel, Dtype]],
+) -> OpenedPrior:
+    """A prior whose weights are read one component after the other, when they are asked for.
+
+    Args:
+        pipeline: The checkpoint.
+        prior: The prior.
+        text_width: Numbers in the embedding of a token.
+        parts: By component, the model and the type of its parameters.
+    """
+
+    def shape(model: CheckpointModel, dtype: Dtype) -> Params:
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), param_shapes(model)
+        )
+
+    def read(say: Say) -> PriorParams:
+        return {
+            name: _read_component(pipeline, name, model, dtype, say)
+            for name, (model, dtype) in parts.items()
+        }
+
+    return OpenedPrior(
+        prior,
+        {name: shape(*part) for name, part in parts.items()},
+        blank_embeddings(TEXT_LENGTH, text_width),
+        None,
+        read,
+    )
+
+
+def _read_component(
+    pipeline: Checkpoint, name: str, model: CheckpointModel, dtype: Dtype, say: Say
+) -> Params:
     """The parameters of a component, placed on the device.
 
     Raises:
@@ -74,6 +119,7 @@ def read_component(pipeline: Checkpoint, name: str, model: CheckpointModel, dtyp
         OutOfMemoryError: The device has no room for them.
     """
     source = f"{pipeline.identity}/{name}"
+    say(f"reading {source} ({pipeline.volume(name)})")
     return read_params(source, pipeline.tensors(name), model, dtype=dtype)
 
 

@@ -7,21 +7,28 @@ prior whose `encode_text` returns a dict with the words of both encoders and the
 MVDream (2308.16512) is one whose `condition` adds each camera's pose to the embedding and whose
 `predict_eps` folds the views, which stay in order, into groups; its groups of cameras and their
 common times are settings of the camera's and the time's distribution. Perp-Neg (2304.04968) is
-a field of `Condition`, the texts of the other views with a weight for each, and a sibling of
-`guide` that asks about them as well.
+a part of `Condition`, the texts of other views with a weight for each, which `guide` asks about
+as well.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
 from dreamfusion_jax.maths import expand_to, from_symmetric, to_symmetric
-from dreamfusion_jax.priors.prompts import PromptConfig, Text, text_for, view_prompts
+from dreamfusion_jax.priors.prompts import (
+    PromptConfig,
+    Text,
+    negatives_for,
+    text_for,
+    view_prompts,
+)
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.scene.camera import Camera
 from dreamfusion_jax.scene.lighting import Lighting
@@ -37,11 +44,14 @@ class View:
         camera: [V] cameras.
         lighting: [V] lights.
         backdrop: Plain background of each view.
+        plain: Whether the backdrop stands in the place of a background that the scene has of its
+            own; None for no view.
     """
 
     camera: Camera
     lighting: Lighting
     backdrop: Float[Array, "V 3"]
+    plain: Bool[Array, "V"] | None = None
 
 
 @pytree
@@ -51,10 +61,14 @@ class Condition:
     Attributes:
         conditional: Embedding of the prompt.
         unconditional: Embedding of the empty or negative prompt.
+        negatives: Embeddings of what each view should not show; see `away_from`.
+        weights: How much each of them counts in each view.
     """
 
     conditional: PyTree[Shaped[Array, "V ..."]]
     unconditional: PyTree[Shaped[Array, "V ..."]]
+    negatives: tuple[PyTree[Shaped[Array, "V ..."]], ...] = ()
+    weights: tuple[Float[Array, "V"], ...] = ()
 
     @property
     def views(self) -> int:
@@ -69,10 +83,12 @@ class Predictions:
     Attributes:
         conditional: eps(z_t; y, t).
         unconditional: eps(z_t; t).
+        negatives: eps(z_t; y_i, t) of each negative text.
     """
 
     conditional: Float[Array, "V h w C"]
     unconditional: Float[Array, "V h w C"]
+    negatives: tuple[Float[Array, "V h w C"], ...] = ()
 
 
 @runtime_checkable
@@ -93,6 +109,14 @@ class Prior(Protocol):
     @property
     def image_size(self) -> int:
         """Height and width of the images it is asked about, pixels."""
+        ...
+
+    def resized(self, size: int) -> "Prior":
+        """The same model, asked about images of another height and width.
+
+        Raises:
+            ValueError: Its images have one size, or the size is out of its range.
+        """
         ...
 
     def encode_text(
@@ -131,10 +155,14 @@ class Prior(Protocol):
 def text_condition(text: Text, view: View, config: PromptConfig) -> Condition:
     """The condition of a prior that reads text: each camera's embedding, and the empty one."""
     conditional = text_for(text, view.camera, config)
-    unconditional = jax.tree.map(
-        lambda empty, full: jnp.broadcast_to(empty, full.shape), text.unconditional, conditional
+
+    def everywhere(one: PyTree) -> PyTree:
+        return jax.tree.map(lambda x, full: jnp.broadcast_to(x, full.shape), one, conditional)
+
+    negatives, weights = negatives_for(text, view.camera, config)
+    return Condition(
+        conditional, everywhere(text.unconditional), tuple(map(everywhere, negatives)), weights
     )
-    return Condition(conditional, unconditional)
 
 
 def predict(
@@ -144,20 +172,21 @@ def predict(
     t: Float[Array, "V"],
     condition: Condition,
 ) -> Predictions:
-    """Both predictions, with and without the prompt, from one evaluation of twice the batch.
+    """All predictions, with and without the prompt, from one evaluation of a larger batch.
 
     Args:
         prior: The model.
         params: Its parameters.
         z: Noised images.
         t: Times in [0, 1].
-        condition: Prompt and empty prompt.
+        condition: Prompt, empty prompt, and negative ones.
     """
-    embedding = jax.tree.map(
-        lambda *texts: jnp.concatenate(texts), condition.conditional, condition.unconditional
-    )
-    both = prior.predict_eps(params, jnp.tile(z, (2, 1, 1, 1)), jnp.tile(t, 2), embedding)
-    return Predictions(*jnp.split(both, 2))
+    texts = (condition.conditional, condition.unconditional, *condition.negatives)
+    count = len(texts)
+    embedding = jax.tree.map(lambda *parts: jnp.concatenate(parts), *texts)
+    eps = prior.predict_eps(params, jnp.tile(z, (count, 1, 1, 1)), jnp.tile(t, count), embedding)
+    conditional, unconditional, *negatives = jnp.split(eps, count)
+    return Predictions(conditional, unconditional, tuple(negatives))
 
 
 def guide(
@@ -170,6 +199,8 @@ def guide(
 ) -> Float[Array, "V h w C"]:
     """(1 + omega) eps(z; y, t) - omega eps(z; t) (classifier-free guidance, 2207.12598, eq. 6).
 
+    With negative texts, (1 + omega) times what `away_from` gives is added to it.
+
     Args:
         prior: The model.
         params: Its parameters.
@@ -181,7 +212,28 @@ def guide(
     if guidance_weight == 0.0:
         return prior.predict_eps(params, z, t, condition.conditional)
     eps = predict(prior, params, z, t, condition)
-    return eps.conditional + guidance_weight * (eps.conditional - eps.unconditional)
+    guided = eps.conditional + guidance_weight * (eps.conditional - eps.unconditional)
+    if not eps.negatives:
+        return guided
+    return guided + (1.0 + guidance_weight) * away_from(eps, condition.weights)
+
+
+def away_from(eps: Predictions, weights: tuple[Float[Array, "V"], ...]) -> Float[Array, "V h w C"]:
+    """-sum_i w_i e_i, e_i what is perpendicular in a negative text's direction (Perp-Neg, eq. 6).
+
+    Directions are differences to the prediction without a prompt (2304.04968). Of a negative
+    one only the part that is perpendicular to the prompt's is taken, so that what both texts have
+    in common, the object, is not taken away.
+    """
+    towards = eps.conditional - eps.unconditional
+    # A vanishing direction has no part along it.
+    length = jnp.maximum(jnp.sum(towards**2, axis=(1, 2, 3), keepdims=True), 1e-6)
+    total = jnp.zeros_like(towards)
+    for negative, weight in zip(eps.negatives, weights, strict=True):
+        direction = negative - eps.unconditional
+        along = jnp.sum(direction * towards, axis=(1, 2, 3), keepdims=True) / length
+        total = total - expand_to(weight, towards.ndim) * (direction - along * towards)
+    return total
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -202,6 +254,10 @@ class GaussianPrior:
     std: float = 0.0
     image_size: int = 64
     bounded: ClassVar[bool] = True
+
+    def resized(self, size: int) -> "GaussianPrior":
+        """Any size will do."""
+        return dataclasses.replace(self, image_size=size)
 
     def encode_text(self, params: PriorParams, prompts: Sequence[str]) -> Float[Array, "P 1 1"]:
         """A mean of zero for every prompt."""
@@ -252,8 +308,15 @@ def encode_prompts(
         config: Which views are appended to it.
         negative: What to steer away from; empty for plain guidance.
     """
+    return encode_with(functools.partial(prior.encode_text, params), prompt, config, negative)
+
+
+def encode_with(
+    encode: Callable[[Sequence[str]], Any], prompt: str, config: PromptConfig, negative: str = ""
+) -> Text:
+    """`encode_prompts` with a function from texts to their embeddings in the prior's place."""
     views = view_prompts(prompt, config)
-    encoded = prior.encode_text(params, [*views, prompt, negative])
+    encoded = encode([*views, prompt, negative])
     several, plain, empty = (
         jax.tree.map(lambda leaf, at=at: leaf[at], encoded) for at in (slice(len(views)), -2, -1)
     )

@@ -1,11 +1,12 @@
 """View-dependent prompts: the text follows the camera (DreamFusion, section 3.2)."""
 
 import dataclasses
+import operator
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PyTree, Shaped
+from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.scene.camera import Camera
@@ -15,6 +16,7 @@ from dreamfusion_jax.scene.views import (
     OCTANTS,
     VIEWS,
     framing_index,
+    front_side_weights,
     height_index,
     octant_index,
     view_index,
@@ -29,7 +31,9 @@ class PromptConfig:
     Attributes:
         views: "nearest" takes the text of the nearest of the paper's four views,
             "interpolate" mixes the embeddings of neighbouring ones, "none" ignores the
-            camera. Departure: "octants" takes the nearest of eight azimuths or overhead.
+            camera. Departure: "octants" takes the nearest of eight azimuths or overhead;
+            "perp-neg" mixes as "interpolate" does and leads away from the views that the prior
+            likes too well (2304.04968), at twice the cost of a step.
         details: Whether height and apparent size of the view are said, too, of a prior that
             knows such words (`camera.HEIGHTS`, `camera.FRAMINGS`).
 
@@ -37,7 +41,7 @@ class PromptConfig:
         ValueError: Details where the views are not named one at a time.
     """
 
-    views: Literal["nearest", "interpolate", "octants", "none"] = "nearest"
+    views: Literal["nearest", "interpolate", "octants", "perp-neg", "none"] = "nearest"
     details: bool = False
 
     def __post_init__(self) -> None:
@@ -104,13 +108,30 @@ def text_for(text: Text, camera: Camera, config: PromptConfig) -> PyTree[Shaped[
             overhead = view_index(azimuth, elevation) == VIEWS.index("overhead view")
             side = jnp.where(overhead, len(OCTANTS), octant_index(azimuth))
             index = _named(side, camera, config)
-        case "interpolate":
+        case "interpolate" | "perp-neg":
             weights = view_weights(azimuth, elevation)
             full = jax.lax.Precision.HIGHEST
             return jax.tree.map(
                 lambda views: jnp.tensordot(weights, views, axes=1, precision=full), text.views
             )
     return jax.tree.map(lambda views: views[index], text.views)
+
+
+def negatives_for(
+    text: Text, camera: Camera, config: PromptConfig
+) -> tuple[tuple[PyTree[Shaped[Array, "..."]], ...], tuple[Float[Array, "V"], ...]]:
+    """Embeddings that lead away from the wrong sides, and how much each counts for each camera.
+
+    There are none but for "perp-neg", which takes the front and the side (`front_side_weights`).
+    """
+    if config.views != "perp-neg":
+        return (), ()
+    front, side = (
+        jax.tree.map(operator.itemgetter(VIEWS.index(f"{name} view")), text.views)
+        for name in ("front", "side")
+    )
+    weights = front_side_weights(camera.azimuth, camera.elevation)
+    return (front, side), (weights[..., 0], weights[..., 1])
 
 
 def _named(

@@ -5,6 +5,7 @@ the VAE out of the loop (Latent-NeRF, 2211.07600).
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,9 +22,10 @@ from dreamfusion_jax.diffusion.checkpoints.tensors import WeightsError
 from dreamfusion_jax.diffusion.layers import Dtype
 from dreamfusion_jax.diffusion.vae import AutoencoderKL, VaeConfig
 from dreamfusion_jax.maths import from_symmetric, to_symmetric
+from dreamfusion_jax.priors.opened import OpenedPrior, Say
 from dreamfusion_jax.priors.pretrained import (
     PretrainedPrior,
-    read_component,
+    open_parts,
     read_schedule,
     read_unet,
 )
@@ -71,6 +73,16 @@ class StableDiffusionPrior(PretrainedPrior):
                 f"Stable Diffusion takes renderings of {least} to {greatest} pixels, "
                 f"not {self.image_size}"
             )
+
+    def resized(self, size: int) -> "StableDiffusionPrior":
+        """The same, asked about renderings of another size; latents have one.
+
+        Raises:
+            ValueError: The size is not within `SIZES`, or it is asked about latents.
+        """
+        if self.latent:
+            raise ValueError("other sizes are for pixels: latents have one")
+        return dataclasses.replace(self, image_size=size)
 
     def encode_image(
         self, params: PriorParams, image: Float[Array, "V H W K"]
@@ -129,22 +141,26 @@ def open_checkpoint(
     return open_pipeline(source, _COMPONENTS)
 
 
-def load(
-    source: str | Checkpoint = DEFAULT_REPO, *, dtype: Dtype = None, latent: bool = False
-) -> tuple[StableDiffusionPrior, PriorParams]:
-    """Reads a checkpoint; the text encoder waits for a prompt.
+def open_prior(
+    source: str | Checkpoint = DEFAULT_REPO,
+    *,
+    dtype: Dtype = None,
+    latent: bool = False,
+    image_size: int | None = None,
+    say: Say | None = None,
+) -> OpenedPrior:
+    """Reads a checkpoint's configurations; weights and text encoder wait.
 
     Args:
         source: What `open_checkpoint` gives, or takes with its defaults.
         dtype: Type of the weights and of the computation; None for `compute_dtype()`.
-        latent: Whether scenes render latents, of the UNet's size, instead of 64 x 64 pixels.
-
-    Returns:
-        The prior, and its parameters {"unet", "vae"}.
+        latent: Whether scenes render latents, of the UNet's size, instead of pixels.
+        image_size: Height and width of the pixels; None for 64.
+        say: Is told when texts are encoded.
 
     Raises:
         WeightsError: The checkpoint cannot be had, or is not such a model.
-        ValueError: An option of its configuration is not supported.
+        ValueError: An option of its configuration is not supported, or the size is not.
     """
     pipeline = open_checkpoint(source) if isinstance(source, str) else source
     dtype = compute_dtype() if dtype is None else dtype
@@ -155,14 +171,29 @@ def load(
     prior = StableDiffusionPrior(
         unet=unet,
         schedule=read_schedule(pipeline),
-        text=CachedText(pipeline, encode_clip),
+        text=CachedText(pipeline, functools.partial(encode_clip, say=say)),
         vae=vae,
         latent_size=size,
         latent=latent,
-        image_size=size if latent else SIZES[0],
+        image_size=size if latent else image_size or SIZES[0],
     )
-    params = {
-        "unet": read_component(pipeline, "unet", unet, dtype),
-        "vae": read_component(pipeline, "vae", vae, vae_dtype),
-    }
-    return prior, params
+    return open_parts(
+        pipeline,
+        prior,
+        unet.config.text_dim,
+        {"unet": (unet, dtype), "vae": (vae, vae_dtype)},
+    )
+
+
+def load(
+    source: str | Checkpoint = DEFAULT_REPO, *, dtype: Dtype = None, latent: bool = False
+) -> tuple[StableDiffusionPrior, PriorParams]:
+    """`open_prior`, and its parameters {"unet", "vae"}; the text encoder waits for a prompt.
+
+    Raises:
+        WeightsError: The checkpoint cannot be had, or is not such a model.
+        ValueError: An option of its configuration is not supported.
+    """
+    opened = open_prior(source, dtype=dtype, latent=latent)
+    assert isinstance(opened.prior, StableDiffusionPrior)
+    return opened.prior, opened.read(lambda phase: None)

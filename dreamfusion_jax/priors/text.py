@@ -30,12 +30,15 @@ from dreamfusion_jax.diffusion.checkpoints.tensors import WeightsError
 from dreamfusion_jax.diffusion.checkpoints.weights import Params, read_params
 from dreamfusion_jax.diffusion.clip import ClipTextConfig, ClipTextModel
 from dreamfusion_jax.diffusion.t5 import T5Config
-from dreamfusion_jax.diffusion.t5_streaming import Progress, encode_layer_by_layer
+from dreamfusion_jax.diffusion.t5_streaming import encode_layer_by_layer
+from dreamfusion_jax.priors.opened import Say
 
-T5_LENGTH = 77
-"""Tokens in a prompt of DeepFloyd IF; T5 could read more, but the UNet was trained with these."""
+TEXT_LENGTH = 77
+"""Tokens in a prompt of Stable Diffusion, which is all that CLIP reads, and of DeepFloyd IF, whose
+T5 could read more, but the UNet was trained with these."""
 
 _ENCODER, _TOKENIZER = "text_encoder", "tokenizer"
+_LAYERS_TOLD = 6
 _ENTRY = "embedding"
 _PART = f"{_ENTRY}."
 # Changed with the way prompts are encoded, so that older entries are not used.
@@ -144,11 +147,18 @@ class CachedText:
             warnings.warn(f"embeddings are not kept: {error}", stacklevel=2)
 
 
-def encode_clip(pipeline: Checkpoint, prompts: list[str]) -> Float[Array, "P N D"]:
+def encode_clip(
+    pipeline: Checkpoint, prompts: list[str], say: Say | None = None
+) -> Float[Array, "P N D"]:
     """Last hidden states of CLIP's text encoder in float32, as Stable Diffusion is given them.
 
     Prompts are padded with the tokenizer's own token (SD 2.1 pads with "!") unless the
     checkpoint names another, without a mask.
+
+    Args:
+        pipeline: The checkpoint.
+        prompts: The texts.
+        say: Is told what is read, and how large that is.
 
     Raises:
         WeightsError: tokenizer or encoder are missing, damaged or do not fit each other.
@@ -168,6 +178,7 @@ def encode_clip(pipeline: Checkpoint, prompts: list[str]) -> Float[Array, "P N D
         assert isinstance(output, tuple)
         return output[0]
 
+    _announce(pipeline, len(prompts), say)
     with device_errors(what), jax.default_device(host_device()):
         params = read_params(what, pipeline.tensors(_ENCODER), model)
         # One by one, or an embedding would depend on its company in the last bits.
@@ -176,7 +187,7 @@ def encode_clip(pipeline: Checkpoint, prompts: list[str]) -> Float[Array, "P N D
 
 
 def encode_t5(
-    pipeline: Checkpoint, prompts: list[str], progress: Progress | None = None
+    pipeline: Checkpoint, prompts: list[str], say: Say | None = None
 ) -> Float[Array, "P N D"]:
     """Last hidden states of T5's encoder in float32, as DeepFloyd IF is given them.
 
@@ -186,7 +197,7 @@ def encode_t5(
     Args:
         pipeline: The checkpoint.
         prompts: The texts.
-        progress: Told how many layers of the encoder are done, of how many.
+        say: Is told what is read, how large that is, and how many layers are done.
 
     Raises:
         WeightsError: tokenizer or encoder are missing, damaged or do not fit each other.
@@ -196,11 +207,23 @@ def encode_t5(
     folder = pipeline.component(_TOKENIZER)
     tokenizer = _load_tokenizer(folder, T5Tokenizer, forms, config.vocab_size)
     prompts = [prompt.lower().strip() for prompt in prompts]
-    ids, mask = tokenize(tokenizer, prompts, T5_LENGTH)
+    ids, mask = tokenize(tokenizer, prompts, TEXT_LENGTH)
     what = f"{pipeline.identity}/{_ENCODER}"
+    _announce(pipeline, len(prompts), say)
+
+    def progress(done: int, layers: int) -> None:
+        if say is not None and done % _LAYERS_TOLD == 0:
+            say(f"{done} of {layers} layers of the text encoder are done")
+
     with device_errors(what), jax.default_device(host_device()):
         tensors = pipeline.tensors(_ENCODER)
         return encode_layer_by_layer(what, tensors, config, ids, mask, progress).block_until_ready()
+
+
+def _announce(pipeline: Checkpoint, count: int, say: Say | None) -> None:
+    if say is not None:
+        volume = pipeline.volume(_ENCODER)
+        say(f"encoding {count} texts with {pipeline.identity}/{_ENCODER} ({volume})")
 
 
 def _read_config(

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
-from dreamfusion_jax.priors.prior import Condition, PriorParams, View, text_condition
+from dreamfusion_jax.priors.prior import Condition, Prior, PriorParams, View, text_condition
 from dreamfusion_jax.priors.prompts import PromptConfig, Text
 
 
@@ -23,6 +23,14 @@ class UNetPrior:
 
     unet: UNet2DConditionModel
     schedule: NoiseSchedule
+
+    def resized(self, size: int) -> Prior:
+        """Refused: the images of most priors have one size.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(f"other sizes than its own, such as {size}, are not for this prior")
 
     def condition(self, text: Text, view: View, config: PromptConfig) -> Condition:
         """The text of the nearest view (or as configured), and the empty or negative text."""

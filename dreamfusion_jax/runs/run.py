@@ -9,6 +9,7 @@ Whatever ends the program in between, `Run.resume(folder)` goes on to the same r
 
 import contextlib
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,9 +18,13 @@ from types import TracebackType
 import numpy as np
 from jaxtyping import Array, Float
 
+from dreamfusion_jax.devices import device_errors
+from dreamfusion_jax.distillation.demand import LESS_MEMORY, Demand, demand_of
 from dreamfusion_jax.distillation.showing import Shown, pictures, show_next
+from dreamfusion_jax.distillation.stages import stage_at, stages
 from dreamfusion_jax.distillation.train import Model, TrainState, init_state, train_step
 from dreamfusion_jax.looks.latents import Decoder
+from dreamfusion_jax.priors.opened import OpenedPrior, Say
 from dreamfusion_jax.priors.prior import Prior, PriorParams, encode_prompts
 from dreamfusion_jax.runs.checkpoint import Checkpointer, CheckpointError, load_config, save_config
 from dreamfusion_jax.runs.files import CONFIG, LAST, METRICS, PREVIEWS, locked
@@ -33,9 +38,6 @@ from dreamfusion_jax.scene.fields.protocol import Params
 
 LoadedPrior = tuple[Prior, PriorParams]
 """A prior with its parameters, where many runs share one that is in memory already."""
-
-Say = Callable[[str], None]
-"""Is told what phase a run is in."""
 
 
 class RunExistsError(ValueError):
@@ -73,7 +75,7 @@ class Run:
     Args:
         folder: Locked, with its config.json.
         settings: What it was asked for.
-        loaded: The prior, and its parameters.
+        opened: The prior; its weights are read last.
         lock: What holds the folder.
         say: Is told of phases.
     """
@@ -82,23 +84,26 @@ class Run:
         self,
         folder: Path,
         settings: RunSettings,
-        loaded: LoadedPrior,
+        opened: OpenedPrior,
         lock: contextlib.ExitStack,
         say: Say,
     ) -> None:
         self.folder, self.settings, self.config = folder, settings, settings.config
         self.say, self._lock = say, lock
-        prior, self._prior_params = loaded
+        prior = opened.prior
         self.model = Model(self.config.scene, prior)
-        self._decoder = Decoder(*loaded) if self.config.scene.latent else None
+        self._stages = stages(self.model, self.config.train)
         say("encoding the prompt")
+        # Before the weights: the text encoder is the larger one, and is freed.
         self.text = encode_prompts(
             prior,
-            self._prior_params,
+            opened.text_params,
             settings.prompt,
             self.config.train.prompts,
             settings.negative_prompt,
         )
+        self._prior_params = opened.read(say)
+        self._decoder = Decoder(*self.loaded) if self.config.scene.latent else None
 
     @classmethod
     def start(
@@ -107,6 +112,8 @@ class Run:
         settings: RunSettings,
         loaded: LoadedPrior | None = None,
         say: Say = lambda phase: None,
+        *,
+        take_the_time: bool = False,
     ) -> "Run":
         """Begins a run; writes nothing before all that can be refused has been accepted.
 
@@ -115,9 +122,12 @@ class Run:
             settings: What to make.
             loaded: The prior, if it is in memory already.
             say: Is told of phases.
+            take_the_time: Whether a run may take longer than over night.
 
         Raises:
             RunExistsError: There is a run in the folder.
+            TooLongError: It would take very long on the device at hand.
+            OutOfMemoryError: The device has too little memory for it.
             CheckpointError: The folder cannot be written, or is in use; or there is no scene to
                 begin with that fits.
             ValueError: A request that cannot be carried out.
@@ -126,10 +136,15 @@ class Run:
         folder = Path(folder)
         if (folder / CONFIG).exists():
             raise RunExistsError(folder)
-        loaded = loaded or _load(settings, say)
-        settings.config.train.distillation.check(loaded[0])
+        opened = _open(settings, loaded, say)
+        settings.config.train.distillation.check(opened.prior)
+        if loaded is None:
+            demand = _demand(settings, opened)
+            demand.check_memory()
+            if not take_the_time:
+                demand.check_time()
         with contextlib.ExitStack() as lock:
-            run = cls(folder, settings, loaded, lock, say)
+            run = cls(folder, settings, opened, lock, say)
             run._scene_to_begin_with()
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -162,7 +177,7 @@ class Run:
         settings = read_settings(load_config(folder), folder)
         with contextlib.ExitStack() as lock:
             lock.enter_context(locked(folder))
-            run = cls(folder, settings, loaded or _load(settings, say), lock, say)
+            run = cls(folder, settings, _open(settings, loaded, say), lock, say)
             run._lock = lock.pop_all()
         return run
 
@@ -198,9 +213,15 @@ class Run:
             Stopped: A signal came; the state is saved.
             NotFiniteError: The loss or its gradient was not finite.
             CheckpointError: A checkpoint cannot be written, or none can be read.
+            OutOfMemoryError: The device has no room for a step.
+            DeviceError: The device refuses a step.
             OSError: Another file cannot be written.
         """
-        with Checkpointer(self.folder) as checkpoints, stop_on_signals() as stop:
+        with (
+            Checkpointer(self.folder) as checkpoints,
+            stop_on_signals() as stop,
+            device_errors("a training step", LESS_MEMORY),
+        ):
             state = self._begin(checkpoints)
             first, total = int(state.step), self.config.train.steps
             metrics = Metrics(self.folder / METRICS, first, self.config.output.checkpoint_every)
@@ -217,7 +238,7 @@ class Run:
             if first < total:
                 self.say("compiling")
             state = iterate(
-                self._advance,
+                self._advance_from(first),
                 state,
                 first=first,
                 total=total,
@@ -285,10 +306,16 @@ class Run:
             )
         return scene.params
 
-    def _advance(self, state: TrainState) -> tuple[TrainState, Values]:
-        return train_step(
-            state, self._prior_params, self.text, model=self.model, config=self.config.train
-        )
+    def _advance_from(self, first: int) -> Callable[[TrainState], tuple[TrainState, Values]]:
+        """What takes a state one step further; steps are counted here, and not waited for."""
+        count = itertools.count(first)
+
+        def advance(state: TrainState) -> tuple[TrainState, Values]:
+            model = stage_at(self._stages, next(count)).model
+            config = self.config.train
+            return train_step(state, self._prior_params, self.text, model=model, config=config)
+
+        return advance
 
 
 class _Keeper:
@@ -306,9 +333,19 @@ class _Keeper:
             self.checkpoints.save(moment.step, moment.state)
 
 
-def _load(settings: RunSettings, say: Say) -> LoadedPrior:
-    say(f"loading the prior {settings.prior}" + (f" ({settings.weights})" * bool(settings.weights)))
-    return settings.load_prior()
+def _open(settings: RunSettings, loaded: LoadedPrior | None, say: Say) -> OpenedPrior:
+    if loaded is not None:
+        return OpenedPrior.whole(*loaded)
+    weights = f" ({settings.weights})" if settings.weights else ""
+    say(f"loading the prior {settings.prior}{weights}")
+    return settings.open_prior(say)
+
+
+def _demand(settings: RunSettings, opened: OpenedPrior) -> Demand:
+    train = settings.config.train
+    texts = opened.text_shapes(settings.prompt, train.prompts, settings.negative_prompt)
+    model = Model(settings.config.scene, opened.prior)
+    return demand_of(model, train, opened.shapes, texts)
 
 
 def load_finished(folder: Path) -> tuple[RunSettings, TrainedScene]:

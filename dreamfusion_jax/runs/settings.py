@@ -23,11 +23,13 @@ from dreamfusion_jax.distillation.optimizers import OptimizerConfig
 from dreamfusion_jax.distillation.protocol import Distillation
 from dreamfusion_jax.distillation.sds import Sds
 from dreamfusion_jax.presets import Preset, RunConfig
-from dreamfusion_jax.priors.loading import PriorName, load_prior
+from dreamfusion_jax.priors.loading import PriorName, open_prior
+from dreamfusion_jax.priors.opened import OpenedPrior, Say
 from dreamfusion_jax.priors.prior import Prior, PriorParams
 from dreamfusion_jax.runs.checkpoint import CheckpointError
 from dreamfusion_jax.runs.old_settings import is_old, upgrade
 from dreamfusion_jax.scene.fields.grid import GridField
+from dreamfusion_jax.scene.fields.hash import HashField
 from dreamfusion_jax.scene.fields.mlp import MlpField
 
 FORMAT = 2
@@ -84,8 +86,13 @@ class RunSettings:
         return {"prompt": self.prompt, "seed": str(self.seed), "preset": self.preset}
 
     def load_prior(self) -> tuple[Prior, PriorParams]:
-        """The prior and its parameters; see `priors.loading.load_prior`."""
-        return load_prior(
+        """The prior and its parameters."""
+        opened = self.open_prior()
+        return opened.prior, opened.read(lambda phase: None)
+
+    def open_prior(self, say: Say | None = None) -> OpenedPrior:
+        """The prior, of which nothing large has been read; see `priors.loading.open_prior`."""
+        return open_prior(
             self.prior,
             self.prompt,
             self.weights,
@@ -94,6 +101,7 @@ class RunSettings:
             loras=self.loras,
             prediction_type=self.prediction_type,
             tokenizer=self.tokenizer,
+            say=say,
         )
 
     @classmethod
@@ -105,7 +113,7 @@ class RunSettings:
 def _make_converter() -> cattrs.Converter:
     """Dataclasses to JSON's values and back; the class of a union's member is its "kind"."""
     converter = cattrs.Converter(forbid_extra_keys=True)
-    for union in (GridField | MlpField, OptimizerConfig):
+    for union in (GridField | HashField | MlpField, OptimizerConfig):
         configure_tagged_union(union, converter, tag_name="kind")
     # A protocol does not list its kinds.
     kinds = {kind.__name__: kind for kind in (Sds,)}

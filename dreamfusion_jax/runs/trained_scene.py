@@ -25,6 +25,7 @@ from dreamfusion_jax.runs.checkpoint import Checkpointer, CheckpointError, load_
 from dreamfusion_jax.runs.settings import RunSettings, from_json, read_settings, to_json
 from dreamfusion_jax.scene.camera import Camera
 from dreamfusion_jax.scene.fields.grid import GridField
+from dreamfusion_jax.scene.fields.hash import HashField
 from dreamfusion_jax.scene.fields.mlp import MlpField
 from dreamfusion_jax.scene.fields.protocol import Params
 from dreamfusion_jax.scene.lighting import Lighting
@@ -235,7 +236,7 @@ def load_scene(folder: Path, settings: RunSettings, decoder: Decoder | None = No
     return TrainedScene(model, params, blur, decoder, settings.about)
 
 
-_SCENE: Any = SceneModel[GridField | MlpField]
+_SCENE: Any = SceneModel[GridField | HashField | MlpField]
 
 
 def _load_file(path: Path, decoder: Decoder | None) -> TrainedScene:

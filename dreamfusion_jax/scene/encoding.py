@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import itertools
+import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -90,6 +92,30 @@ class GridConfig:
     def rows(self, resolution: int) -> int:
         """Rows of the table of one level."""
         return min(resolution**3, 2**self.log2_table_size)
+
+
+def growing_resolutions(levels: int, coarsest: int, finest: int) -> tuple[int, ...]:
+    """Resolutions that grow by the same factor from level to level (Instant-NGP, eq. 2 and 3)."""
+    growth = (finest / coarsest) ** (1.0 / max(levels - 1, 1))
+    # Powers of the growth are exact but for rounding.
+    return tuple(math.floor(coarsest * growth**level + 1e-6) for level in range(levels))
+
+
+def level_weights(
+    variance: Float[Array, "*batch"], cells: Sequence[float]
+) -> Float[Array, "*batch L"]:
+    """How much of a grid's level is left of a point that is blurred: exp(-variance (pi / h)^2 / 2).
+
+    That is what integrated positional encoding leaves of a wave of length 2 h (mip-NeRF, eq. 14),
+    the shortest that a level with cells of side h can hold. So a blur that falls as a run goes on
+    unlocks one level after the other, as in the paper it unlocks frequencies.
+
+    Args:
+        variance: Of the points, along each axis.
+        cells: Side of each level's cells, in the same unit.
+    """
+    rates = jnp.asarray([0.5 * (math.pi / h) ** 2 for h in cells], jnp.float32)
+    return jnp.exp(-variance[..., None] * expand_to(rates, variance.ndim + 1, tail=1))
 
 
 def init_grid(key: PRNGKeyArray, config: GridConfig, scale: float) -> tuple[Array, ...]:

@@ -40,6 +40,9 @@ class LightingConfig:
         ambient: l_a of lit views.
         diffuse: l_rho of lit views.
         distance: Smallest and largest norm of the light's position.
+        plain_backdrops: Departure: share of the views of a scene with a background of its own
+            that have a plain backdrop in its place, as in stable-dreamfusion. A background that
+            is there all the time can draw the prompt by itself.
 
     Raises:
         SettingError: A share is not within [0, 1], a strength is negative, or the distances
@@ -52,9 +55,11 @@ class LightingConfig:
     ambient: float = 0.1
     diffuse: float = 0.9
     distance: tuple[float, float] = (0.8, 1.5)
+    plain_backdrops: float = 0.0
 
     def __post_init__(self) -> None:
         check_range(self, SHARE, "albedo_until", "diffuse_probability", "textureless_probability")
+        check_range(self, SHARE, "plain_backdrops")
         check_range(self, NOT_NEGATIVE, "ambient", "diffuse")
         check_span(self, POSITIVE, "distance")
 

@@ -7,7 +7,7 @@ from typing import Generic, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from dreamfusion_jax.checks import NOT_NEGATIVE, POSITIVE, check_count, check_range
 from dreamfusion_jax.maths import expand_to
@@ -217,6 +217,7 @@ def render_rays(
     *,
     variance: Float[Array, ""],
     backdrop: Float[Array, "*views 3"] | None = None,
+    plain: Bool[Array, "*views"] | None = None,
     key: Key[Array, ""] | None = None,
     train_fraction: Float[Array, ""] | float = 1.0,
 ) -> Rendering:
@@ -228,7 +229,8 @@ def render_rays(
         rays: [*views, ...] rays.
         lighting: One light per view.
         variance: lambda_Sigma, the blur of the field's queries.
-        backdrop: A plain background per view, where the scene has no background of its own.
+        backdrop: A plain background per view, where the scene has none of its own or in its place.
+        plain: In which views it is in the place of the scene's own; None for all.
         key: Of the whole-ray jitter; None for deterministic samples.
         train_fraction: Of the training that has passed.
 
@@ -260,7 +262,7 @@ def render_rays(
         weights = composite(density, edges)
         normals, places = _ray_normals(model, params, rays, distance, weights, variance)
     opacity = jnp.sum(weights, axis=-1)
-    background = _background(model, params, rays, backdrop)
+    background = _background(model, params, rays, backdrop, plain)
     light = shade(jnp.ones_like(points), normals, places, lighting)[..., 0]
     colours = albedo if model.latent else shade(albedo, normals, places, lighting)
     depth = jnp.sum(weights * distance, axis=-1) / jnp.maximum(opacity, 1e-6)
@@ -301,13 +303,21 @@ def _ray_normals(
 
 
 def _background(
-    model: SceneModel, params: Params, rays: Rays, backdrop: jax.Array | None
+    model: SceneModel,
+    params: Params,
+    rays: Rays,
+    backdrop: jax.Array | None,
+    plain: jax.Array | None,
 ) -> jax.Array:
-    if backdrop is not None:
-        return expand_to(backdrop, rays.direction.ndim, tail=1)
+    ndim = rays.direction.ndim
+    if backdrop is not None and (plain is None or model.background is None):
+        return expand_to(backdrop, ndim, tail=1)
     if model.background is None:
         raise ValueError("this scene has no background of its own: pass a backdrop")
-    return model.background(params["background"], rays.direction, latent=model.latent)
+    own = model.background(params["background"], rays.direction, latent=model.latent)
+    if backdrop is None or plain is None:
+        return own
+    return jnp.where(expand_to(plain, ndim), expand_to(backdrop, ndim, tail=1), own)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "height", "width", "chunk"))

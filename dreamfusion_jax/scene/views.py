@@ -87,6 +87,25 @@ def view_weights(
     return jnp.concatenate([(1 - overhead)[..., None] * around, overhead[..., None]], axis=-1)
 
 
+def front_side_weights(
+    azimuth: Float[Array, "*batch"], elevation: Float[Array, "*batch"]
+) -> Float[Array, "*batch 2"]:
+    """How much a view should lead away from the front and from the side (2304.04968, section 4).
+
+    The weights fall exponentially, a exp(-r / 2) + c, towards the views that they are meant to
+    spare: both are 0 where their own view is the right one, the front's grows up to the back.
+    The numbers are threestudio's. Overhead takes over as in `view_weights`.
+    """
+    quarter = _turn(azimuth) / (jnp.pi / 2)
+    to_front, to_side = jnp.clip(1 - quarter, 0.0, 1.0), jnp.clip(2 - quarter, 0.0, 1.0)
+    ahead = quarter < 1
+    front = jnp.where(ahead, 4 * jnp.exp(-to_front / 2) - 2.426, jnp.exp(-to_side / 2) + 0.967)
+    near = 4 * jnp.exp(-(1 - to_front) / 2) - 2.426
+    side = jnp.where(ahead, near, jnp.exp(-to_side / 2) - 0.606)
+    overhead = view_weights(azimuth, elevation)[..., 3:]
+    return (1 - overhead) * jnp.stack([front, side], axis=-1)
+
+
 def _turn(azimuth: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
     """Angle from the front in [0, pi], the same to the left and to the right."""
     return jnp.abs(jnp.arctan2(jnp.sin(azimuth), jnp.cos(azimuth)))

@@ -13,8 +13,9 @@ from helpers.compiling import compile_well
 from dreamfusion_jax.distillation.losses import LossConfig
 from dreamfusion_jax.distillation.train import Model, TrainState, init_state, train_step
 from dreamfusion_jax.evaluation.truth_metrics import psnr, silhouette_iou
+from dreamfusion_jax.field_choice import with_field
 from dreamfusion_jax.looks.views import look_around
-from dreamfusion_jax.presets import TOYBOX, RunConfig, with_field
+from dreamfusion_jax.presets import TOYBOX, RunConfig
 from dreamfusion_jax.priors.loading import load_prior
 from dreamfusion_jax.priors.oracle import OraclePrior
 from dreamfusion_jax.priors.prior import encode_prompts

@@ -114,6 +114,17 @@ def test_clip_denoised_forms_the_residual_from_the_clipped_image(omega):
         assert np.abs(guided).max() > 5
 
 
+def test_large_elements_of_the_residual_are_clipped():
+    prior = GaussianPrior(SCHEDULE, 0.7)
+    _, plain = run(prior, guidance_weight=20.0)
+    _, limited = run(prior, guidance_weight=20.0, residual_limit=0.5)
+    assert np.abs(plain.residual).max() > 2 and np.abs(plain.residual).min() < 0.5
+    np.testing.assert_allclose(limited.residual, np.clip(plain.residual, -0.5, 0.5))
+    np.testing.assert_array_equal(limited.eps_hat, plain.eps_hat)
+    with pytest.raises(ValueError, match=r"^residual_limit of Sds must be above 0"):
+        Sds(residual_limit=0.0)
+
+
 def test_guidance_combines_two_separate_predictions():
     prior, params = BentPrior(SCHEDULE), BentPrior.params()
     omega = 12.0

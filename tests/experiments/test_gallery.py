@@ -20,6 +20,9 @@ LINES = [
     ["--field", "mlp", "--output.size", "64"],
     ["--prior", "oracle", "--train.cameras.elevation", "-5", "40"],
     ["--prior", "stable-diffusion", "--weights", "some/where", "--negative-prompt", "it's ugly"],
+    ["--preset", "fast-sd", "--train.sizes", "0.25", "128", "0.5", "256"],
+    ["--preset", "fast-if", "--train.distillation.residual-limit", "2.0"],
+    ["--field", "hash", "--train.prompts.views", "perp-neg"],
     ["--preset", "paper", "--scene.sampling.proposals", "32", "16"],
 ]
 

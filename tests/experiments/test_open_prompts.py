@@ -7,11 +7,14 @@ import huggingface_hub
 import jax
 import numpy as np
 import pytest
+from helpers.configs import reference_config
 from helpers.torch_pipelines import save_stable_diffusion
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from dreamfusion_jax import devices
 from dreamfusion_jax.priors.loading import load_prior
+from dreamfusion_jax.runs import run as run_module
 from dreamfusion_jax.runs.settings import RunSettings, from_json, to_json
 from experiments import sample
 from experiments.run import main
@@ -20,7 +23,8 @@ from experiments.run_options import parse, settings_of
 PROMPT = "a red car"
 TINY = [
     *("--prompt", PROMPT, "--preset", "fast-sd", "--steps", "4", "--train.views", "1"),
-    *("--scene.sampling.intervals", "8", "--scene.field.grid.resolutions", "4", "8"),
+    *("--scene.sampling.intervals", "8", "--scene.field.levels", "2"),
+    *("--scene.field.coarsest", "4", "--scene.field.finest", "8"),
     *("--output.size", "24", "--output.frames", "2", "--output.mesh-resolution", "16"),
     *("--output.preview-every", "9", "--output.checkpoint-every", "2"),
     *("--train.prompts.views", "none"),
@@ -60,6 +64,9 @@ def test_run_resume_and_a_second_run_without_text_encoder(weights, tmp_path, cap
     shutil.copytree(weights, mine)
     first = _run(mine, tmp_path / "one")
     assert all((first / name).is_file() for name in FILES)
+    phases = ("loading the prior", "encoding the prompt", f"encoding 6 texts with {mine}/text_enc")
+    phases += tuple(f"reading {mine}/{part} (0.0" for part in ("unet", "vae"))
+    assert _in_order(capsys.readouterr().out.splitlines(), (*phases, "compiling"))
     kept = {name: (first / name).read_bytes() for name in ("preview.png", "mesh.glb")}
 
     shutil.rmtree(first / "checkpoints" / "4")
@@ -77,6 +84,63 @@ def test_run_resume_and_a_second_run_without_text_encoder(weights, tmp_path, cap
     line = _refused(capsys, *arguments, "--negative-prompt", "a blue car")
     assert "a blue car" in line and "text_encoder" in line
     assert not (tmp_path / "three").exists()
+
+
+@pytest.fixture
+def full_size(tmp_path):
+    """Stable Diffusion 1.5 at its true size, but for the weights, which nobody should read."""
+    folder = tmp_path / "full"
+    for part in ("unet", "vae", "scheduler"):
+        (folder / part).mkdir(parents=True)
+        name = "scheduler_config.json" if part == "scheduler" else "config.json"
+        values = reference_config("stable-diffusion-v1-5", part)
+        (folder / part / name).write_text(json.dumps(values))
+    classes = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
+    index = {name: ["diffusers", kind] for name, kind in classes.items()}
+    index["text_encoder"] = ["transformers", "CLIPTextModel"]
+    index["_class_name"] = "StableDiffusionPipeline"
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+def test_a_run_of_days_is_refused_before_weights_are_read(full_size, tmp_path, capsys, monkeypatch):
+    output = tmp_path / "out"
+    arguments = ["--prompt", PROMPT, "--prior", "stable-diffusion", "--weights", str(full_size)]
+    arguments += ["--output", str(output), "--steps", "1000000"]
+    monkeypatch.setattr(devices, "free_memory", lambda device=None: 2**40)
+    count, found = run_module.demand_of, []
+
+    def counted(*asked):
+        if not found:  # Once: at this size it takes a while.
+            found.append(count(*asked))
+        return found[0]
+
+    monkeypatch.setattr(run_module, "demand_of", counted)
+    line = _refused(capsys, *arguments)
+    assert "days on cpu" in line and "--take-the-time" in line
+    # Who insists gets on to what is read next, the text.
+    assert "text_encoder" in _refused(capsys, *arguments, "--take-the-time")
+    monkeypatch.setattr(devices, "free_memory", lambda device=None: 2**31)
+    line = _refused(capsys, *arguments)
+    named = ("--preset latent-sd", "--image-size", "--train.views", "2.00 GiB are free")
+    assert all(name in line for name in named)
+    assert not output.exists()
+
+
+def test_devices_that_give_up_during_a_step_are_one_line(weights, tmp_path, capsys, monkeypatch):
+    def exhausted(*arguments, **settings):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: allocating 8589934592 bytes")
+
+    monkeypatch.setattr(run_module, "train_step", exhausted)
+    arguments = [*TINY, "--weights", str(weights), "--output", str(tmp_path / "out")]
+    line = _refused(capsys, *arguments)
+    assert "8.00 GiB" in line and "--preset latent-sd" in line and "--image-size" in line
+
+
+def _in_order(lines, starts):
+    """Whether there are lines that begin so, one after the other."""
+    at = [next(i for i, line in enumerate(lines) if line.startswith(start)) for start in starts]
+    return at == sorted(at)
 
 
 def test_a_negative_prompt_steers(weights, tmp_path):
@@ -226,6 +290,7 @@ def test_samples_in_two_dimensions(weights, tmp_path):
         views="none",
         seeds=1,
         steps=2,
+        solver="dpm++",
         output=tmp_path / "car.png",
     )
     with Image.open(sample.draw(arguments)) as picture:

@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.tiny import LEVELS, SCHEDULE, light, one_camera
+from helpers.tiny import LEVELS, SCHEDULE, BentPrior, light, one_camera
 
 from dreamfusion_jax.priors.prior import (
     GaussianPrior,
+    Predictions,
     Prior,
     View,
+    away_from,
     encode_prompts,
     guide,
     predict,
@@ -131,3 +133,58 @@ def test_pictures_of_a_pytree_of_texts():
     for picture, text in zip(pictures, texts, strict=True):
         # The mean, 0.01 - 0.02 for each letter, from [-1, 1] to [0, 1].
         np.testing.assert_allclose(picture, 0.5 - 0.005 * len(text), atol=1e-5)
+
+
+def test_what_is_taken_away_is_perpendicular_to_the_prompt():
+    shape = (2, 4, 4, 3)
+    rng = np.random.default_rng(2)
+    towards, empty, *negatives = (rng.normal(size=shape).astype(np.float32) for _ in range(4))
+    weights = rng.uniform(0.2, 1.5, (2, 2)).astype(np.float32)
+    eps = Predictions(
+        jnp.array(empty + towards), jnp.array(empty), tuple(map(jnp.array, negatives))
+    )
+    got = np.asarray(jax.jit(away_from)(eps, tuple(jnp.array(weights))), np.float64)
+    for view in range(2):
+        axis = towards[view].reshape(-1, 1).astype(np.float64)
+        wanted = 0.0
+        for negative, weight in zip(negatives, weights[:, view], strict=True):
+            direction = (negative - empty)[view].reshape(-1).astype(np.float64)
+            # The rest of a least-squares fit is what is perpendicular.
+            along = axis @ np.linalg.lstsq(axis, direction, rcond=None)[0]
+            wanted = wanted - weight * (direction - along)
+        np.testing.assert_allclose(got[view].reshape(-1), wanted, atol=1e-4)
+        assert abs(got[view].reshape(-1) @ axis[:, 0]) < 1e-3
+    # What says the same as the prompt, or nothing at all, takes nothing away.
+    same = Predictions(eps.conditional, eps.unconditional, (eps.conditional, eps.unconditional))
+    np.testing.assert_allclose(away_from(same, tuple(jnp.array(weights))), 0.0, atol=1e-5)
+    nothing = Predictions(eps.unconditional, eps.unconditional, (eps.conditional,))
+    assert np.isfinite(away_from(nothing, (jnp.ones(2),))).all()
+
+
+def test_perp_neg_leads_away_from_the_front_where_it_is_not_in_front():
+    config, prior = PromptConfig("perp-neg"), BentPrior(SCHEDULE)
+    rng = np.random.default_rng(3)
+    text = Text(*(jnp.array(rng.normal(size=(*n, 1, 1)), jnp.float32) for n in ((4,), (), ())))
+    angles = [one_camera(azimuth, 0.1) for azimuth in (0.0, np.pi / 2, np.pi)]
+    camera = jax.tree.map(lambda *x: jnp.stack(x), *angles)
+    condition = text_condition(text, View(camera, light((3,)), jnp.ones((3, 3))), config)
+    # In front, at the side and behind; the first is the weight of the front, then of the side.
+    wanted = [[0.0, 1.574, 1.967], [1.574, 0.0, 0.394]]
+    np.testing.assert_allclose(np.stack(condition.weights), wanted, atol=1e-3)
+    for negative, name in zip(condition.negatives, (0, 1), strict=True):
+        np.testing.assert_array_equal(negative, np.broadcast_to(text.views[name], (3, 1, 1)))
+
+    z, t = jnp.array(rng.normal(size=(3, 4, 4, 3)), jnp.float32), jnp.array([0.2, 0.5, 0.8])
+    params, omega = prior.params(), 6.5
+    texts = (condition.conditional, condition.unconditional, *condition.negatives)
+    with_text, empty, *others = (np.asarray(prior.predict_eps(params, z, t, c)) for c in texts)
+    expected = with_text + omega * (with_text - empty)
+    for view in range(3):
+        for other, weight in zip(others, wanted, strict=True):
+            a, b = (with_text - empty)[view], (other - empty)[view]
+            expected[view] -= (1 + omega) * weight[view] * (b - (a * b).sum() / (a * a).sum() * a)
+    got = guide(prior, params, z, t, condition, omega)
+    np.testing.assert_allclose(got, expected, rtol=1e-2, atol=2e-3 * np.abs(expected).max())
+    # Without guidance there is nothing to lead away from.
+    alone = guide(prior, params, z, t, condition, 0.0)
+    np.testing.assert_allclose(alone, with_text, rtol=1e-5, atol=1e-6)

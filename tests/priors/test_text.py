@@ -147,14 +147,17 @@ def test_an_embedding_does_not_depend_on_its_company(kind, encode, tmp_path):
         np.testing.assert_array_equal(texts(tmp_path / "model", encode)([prompt])[0], embedding)
 
 
-def test_the_layers_of_t5_are_counted(tmp_path):
-    make(tmp_path / "model", "t5")
+@pytest.mark.parametrize(("kind", "encode"), [("sd-1.5", encode_clip), ("t5", encode_t5)])
+def test_what_is_read_is_told_with_its_size(kind, encode, tmp_path):
+    make(tmp_path / "model", kind)
     told = []
-    encode = functools.partial(encode_t5, progress=lambda done, total: told.append((done, total)))
-    texts(tmp_path / "model", encode)(PROMPTS)
-    assert told == [(0, 2), (1, 2), (2, 2)]
+    texts(tmp_path / "model", functools.partial(encode, say=told.append))(PROMPTS)
+    size = sum(f.stat().st_size for f in (tmp_path / "model/text_encoder").glob("*.safetensors"))
+    assert told[0].startswith(f"encoding {len(PROMPTS)} texts with {tmp_path / 'model'}")
+    assert f"({size / 1e9:.2f} GB)" in told[0]
+    assert told[1:] == (["0 of 2 layers of the text encoder are done"] if kind == "t5" else [])
     texts(tmp_path / "model", encode)(PROMPTS)  # From the cache: nothing to tell.
-    assert len(told) == 3
+    assert len(told) == 1 + (kind == "t5")
 
 
 def test_without_a_cpu_the_default_device_encodes(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dreamfusion_jax import presets
+from dreamfusion_jax.field_choice import with_field
 from dreamfusion_jax.runs.checkpoint import CheckpointError, load_config
 from dreamfusion_jax.runs.run import Run, load_finished
 from dreamfusion_jax.runs.settings import (
@@ -29,12 +30,12 @@ def stored(settings):
 
 
 @pytest.mark.parametrize("preset", presets.PRESETS, ids=lambda preset: preset.name)
-@pytest.mark.parametrize("field", ["grid", "mlp"])
+@pytest.mark.parametrize("field", ["grid", "hash", "mlp"])
 def test_every_preset_comes_back(preset, field):
     settings = RunSettings.of(preset, "a red mushroom", 7)
     config = settings.config
     if not config.scene.latent:
-        config = presets.with_field(config, field)
+        config = with_field(config, field)
     settings = dataclasses.replace(settings, config=config, negative_prompt="a toy")
     assert read_settings(stored(settings), FOLDER) == settings
 

@@ -39,6 +39,14 @@ DENSITIES = {
     "inside": (Density(-1.0, "inside", 3.0, 0.3), lambda raw: np.exp(raw - 1 + bump(3.0, 0.3))),
     "outside": (Density(-1.0, "outside", 3.0, 0.3), lambda raw: np.exp(raw - 1) + bump(3.0, 0.3)),
     "literal": (LITERAL, lambda raw: np.exp(raw) + bump(5.0, 0.2)),
+    "softplus": (
+        Density(-1.0, "inside", 3.0, 0.3, "softplus"),
+        lambda raw: np.log1p(np.exp(raw - 1 + bump(3.0, 0.3))),
+    ),
+    "cone": (
+        Density(0.5, "inside", 3.0, 0.3, "exp", "cone"),
+        lambda raw: np.exp(raw + 0.5 + 3.0 * (1 - np.linalg.norm(POINTS, axis=-1) / 0.3)),
+    ),
     "usual": (Density(), lambda raw: np.exp(raw - 4 + bump(6.0, 0.2))),
 }
 
@@ -53,6 +61,11 @@ def test_the_density_is_an_exponential_with_a_blob(name):
     carved = density(jnp.full(30, -40.0), ASK[0])
     floor = bump(density.strength, density.width) if density.blob == "outside" else 0.0
     np.testing.assert_allclose(carved, floor + np.zeros(30), rtol=1e-5, atol=1e-12)
+
+
+def test_a_cone_outside_would_make_densities_negative():
+    with pytest.raises(ValueError, match=r"^shape of Density must be 'bell'"):
+        Density(blob="outside", shape="cone")
 
 
 def test_every_field_and_the_proposals_begin_thin_with_the_blob_inside():

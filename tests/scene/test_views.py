@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamfusion_jax.scene.views import VIEWS, view_index, view_weights
+from dreamfusion_jax.scene.views import VIEWS, front_side_weights, view_index, view_weights
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,24 @@ def test_view_weights_blend_between_the_centres():
     low = above < np.pi / 4
     nearest = view_index(around, above)
     np.testing.assert_array_equal(every.argmax(-1)[low], nearest[low])
+
+
+def decay(a, b, c, r):
+    return a * np.exp(-b * r) + c
+
+
+@pytest.mark.parametrize("degrees", [0, 30, 89, 91, 140, 180, -45, -120, 300])
+def test_the_weights_of_wrong_sides_are_those_of_the_published_tables(degrees):
+    """As threestudio goes through the cases, with its constants, angles in degrees."""
+    angle = abs((degrees + 180) % 360 - 180)
+    if angle < 90:
+        share = 1 - angle / 90
+        wanted = decay(4, 0.5, -2.426, share), decay(4, 0.5, -2.426, 1 - share)
+    else:
+        share = 2 - angle / 90
+        wanted = decay(1, 0.5, 0.967, share), decay(1, 0.5, -0.606, share)
+    azimuth = jnp.asarray(np.deg2rad(degrees), jnp.float32)
+    got = front_side_weights(azimuth, jnp.asarray(0.3))
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
+    overhead = front_side_weights(azimuth, jnp.asarray(1.4))
+    np.testing.assert_allclose(overhead, [0.0, 0.0], atol=1e-6)

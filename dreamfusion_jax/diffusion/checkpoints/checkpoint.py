@@ -1,10 +1,35 @@
 """What the priors ask of a checkpoint, in whichever form its files are."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from dreamfusion_jax.diffusion.checkpoints.tensors import Tensors
+
+
+@dataclasses.dataclass(frozen=True)
+class Volume:
+    """How large files are, bytes.
+
+    Attributes:
+        size: Of all of them.
+        missing: Of those that have to be downloaded first.
+    """
+
+    size: int
+    missing: int = 0
+
+    def __add__(self, other: "Volume") -> "Volume":
+        return Volume(self.size + other.size, self.missing + other.missing)
+
+    def __str__(self) -> str:
+        size = f"{self.size / 1e9:.2f} GB"
+        if self.missing == 0:
+            return size
+        if self.missing == self.size:
+            return f"{size}, to be downloaded"
+        return f"{size}, of which {self.missing / 1e9:.2f} GB are to be downloaded"
 
 
 @runtime_checkable
@@ -39,6 +64,14 @@ class Checkpoint(Protocol):
 
         Raises:
             WeightsError: They cannot be had.
+        """
+        ...
+
+    def volume(self, name: str) -> Volume:
+        """How large the files of a component's weights are.
+
+        Raises:
+            WeightsError: It cannot be known.
         """
         ...
 

@@ -7,6 +7,7 @@ from typing import cast
 import huggingface_hub
 from huggingface_hub import errors
 
+from dreamfusion_jax.diffusion.checkpoints.checkpoint import Volume
 from dreamfusion_jax.diffusion.checkpoints.tensors import WeightsError
 
 _MIRROR = "use a mirror or a folder"
@@ -80,6 +81,23 @@ def fetch(repo: str, revision: str | None, file: str) -> Path:
         return Path(huggingface_hub.hf_hub_download(repo, file, revision=revision))
     except _HUB_ERRORS as error:
         raise WeightsError(_explain(error, repo, revision, file)) from error
+
+
+def volume(repo: str, revision: str, file: str) -> Volume:
+    """How large a repository's file is, and how much of it has to be downloaded.
+
+    Raises:
+        WeightsError: It cannot be known; says why, and what to do.
+    """
+    cached = huggingface_hub.try_to_load_from_cache(repo, file, revision=revision)
+    if isinstance(cached, str):
+        return Volume(Path(cached).stat().st_size)
+    try:
+        found = huggingface_hub.hf_hub_download(repo, file, revision=revision, dry_run=True)
+    except _HUB_ERRORS as error:
+        raise WeightsError(_explain(error, repo, revision, file)) from error
+    size = found.file_size or 0  # The hub need not say.
+    return Volume(size, size if found.will_download else 0)
 
 
 def list_files(repo: str, revision: str, folder: str) -> list[str]:

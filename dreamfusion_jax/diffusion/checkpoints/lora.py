@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from dreamfusion_jax.diffusion.checkpoints.checkpoint import Checkpoint
+from dreamfusion_jax.diffusion.checkpoints.checkpoint import Checkpoint, Volume
 from dreamfusion_jax.diffusion.checkpoints.tensors import (
     Tensor,
     Tensors,
@@ -189,6 +189,10 @@ class Merged:
     def component(self, name: str) -> Path:
         """The checkpoint's."""
         return self.base.component(name)
+
+    def volume(self, name: str) -> Volume:
+        """The checkpoint's."""
+        return self.base.volume(name)
 
     def files(self, name: str) -> list[Path]:
         """The checkpoint's."""

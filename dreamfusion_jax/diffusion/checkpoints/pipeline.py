@@ -10,6 +10,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from dreamfusion_jax.diffusion.checkpoints import hub
+from dreamfusion_jax.diffusion.checkpoints.checkpoint import Volume
 from dreamfusion_jax.diffusion.checkpoints.tensors import (
     FULL,
     HALF,
@@ -18,6 +19,7 @@ from dreamfusion_jax.diffusion.checkpoints.tensors import (
     find_weights,
     open_tensors,
     shard_names,
+    weight_files,
 )
 
 INDEX = "model_index.json"
@@ -71,6 +73,17 @@ class Pipeline:
         """
         return open_tensors(self.component(name))
 
+    def volume(self, name: str) -> Volume:
+        """How large the files of a component's weights are.
+
+        Raises:
+            WeightsError: They do not exist, or the hub cannot be asked.
+        """
+        if self.repo is None:
+            return Volume(sum(file.stat().st_size for file in weight_files(self.root / name)))
+        commit, repo = self.root.name, self.repo
+        return sum((hub.volume(repo, commit, file) for file in self._weights(name)), Volume(0))
+
     def component(self, name: str) -> Path:
         """The folder of a component with its weights, downloaded if it has to be.
 
@@ -104,17 +117,22 @@ class Pipeline:
 
     def _download(self, name: str) -> None:
         """Completes a component in the hub's cache; the weights come last."""
+        for file in self._weights(name):
+            self._fetch(file)
+
+    def _weights(self, name: str) -> list[str]:
+        """A component's files of weights; where these are not cached, all else is fetched."""
         cached = {path.name for path in self.files(name)}
         # What is there is taken, in the order in which `open_tensors` looks for it.
         weights = find_weights(cached, (FULL, HALF))
         if weights is None:
             weights = self._download_small(name, cached)
         if weights is None:
-            return
-        path = self._fetch(f"{name}/{weights}")
-        if path.suffix == ".json":
-            for shard in shard_names(path):
-                self._fetch(f"{name}/{shard}")
+            return []
+        if not weights.endswith(".json"):
+            return [f"{name}/{weights}"]
+        index = self._fetch(f"{name}/{weights}")
+        return [f"{name}/{shard}" for shard in shard_names(index)]
 
     def _download_small(self, name: str, cached: Collection[str]) -> str | None:
         """Fetches all but the weights, and tells which file of the weights to fetch, if any.

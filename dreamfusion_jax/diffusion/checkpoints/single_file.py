@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamfusion_jax.diffusion.checkpoints import hub, ldm_names
+from dreamfusion_jax.diffusion.checkpoints.checkpoint import Volume
 from dreamfusion_jax.diffusion.checkpoints.known_kinds import KINDS, FilePrediction, Kind
 from dreamfusion_jax.diffusion.checkpoints.tensors import (
     Tensor,
@@ -114,6 +115,18 @@ class SingleFile:
             case "text_encoder":
                 return _text_tensors(self, stored)
         raise WeightsError(f"{self.file} has no {name}")
+
+    def volume(self, name: str) -> Volume:
+        """How large a component's tensors are in the file.
+
+        Raises:
+            WeightsError: The file is damaged.
+        """
+        prefixes = {"unet": (ldm_names.UNET,), "vae": (ldm_names.VAE,)}.get(
+            name, (ldm_names.CLIP, ldm_names.OPEN_CLIP)
+        )
+        stored = open_file(self.file)
+        return Volume(sum(t.bytes for n, t in stored.items() if n.startswith(prefixes)))
 
     def component(self, name: str) -> Path:
         """The folder of the tokenizer, downloaded if it has to be.

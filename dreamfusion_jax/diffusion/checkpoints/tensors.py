@@ -5,6 +5,8 @@ Only safetensors are read: a pickle can run code.
 
 import dataclasses
 import json
+import math
+import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,12 @@ class Tensor:
         """The part with this index, as a NumPy array of its own."""
         return self.read(index)
 
+    @property
+    def bytes(self) -> int:
+        """Its size in the file, which names its type by the bits of a number."""
+        bits = re.search(r"\d+", self.dtype)
+        return math.prod(self.shape) * (int(bits[0]) if bits else 8) // 8
+
     def derive(
         self,
         shape: tuple[int, ...],
@@ -60,9 +68,7 @@ def open_tensors(path: Path) -> Tensors:
     Raises:
         WeightsError: There are none, or a file is missing or damaged.
     """
-    return {
-        name: tensor for file in _weight_files(path) for name, tensor in open_file(file).items()
-    }
+    return {name: tensor for file in weight_files(path) for name, tensor in open_file(file).items()}
 
 
 def open_file(file: Path) -> Tensors:
@@ -124,7 +130,12 @@ def shard_names(index: Path) -> list[str]:
         raise WeightsError(f"{index} is damaged: no index of safetensors files") from error
 
 
-def _weight_files(path: Path) -> list[Path]:
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors files that a path stands for; see `open_tensors`.
+
+    Raises:
+        WeightsError: There are none, or one is missing.
+    """
     if path.is_file():
         if path.suffix == ".json":
             return _shards(path)

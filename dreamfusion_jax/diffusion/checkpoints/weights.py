@@ -17,7 +17,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save_file
 
-from dreamfusion_jax.devices import device_errors
+from dreamfusion_jax.devices import device_errors, require_memory
 from dreamfusion_jax.diffusion.checkpoints.tensors import (
     Tensor,
     Tensors,
@@ -78,9 +78,18 @@ def read_params(
     Raises:
         WeightsError: Tensors are missing, unexpected, wrongly shaped or of a type that is not
             read (all of them are named).
+        OutOfMemoryError: They have no room.
     """
     expected = _flatten(param_shapes(model))
-    return read_leaves(source, known_tensors(source, tensors, model), expected, dtype=dtype)
+    known = known_tensors(source, tensors, model)
+    size = sum(leaf.size for leaf in expected.values()) * np.dtype(dtype).itemsize
+    require_memory(size, weights_of(source, dtype))
+    return read_leaves(source, known, expected, dtype=dtype)
+
+
+def weights_of(source: str, dtype: Any) -> str:
+    """How errors call the parameters of a model."""
+    return f"the weights of {source} in {np.dtype(dtype)}"
 
 
 def known_tensors(source: str, tensors: Tensors, model: CheckpointModel) -> Tensors:
@@ -116,8 +125,7 @@ def read_leaves(
     Raises:
         WeightsError: The memory does not suffice.
     """
-    what = f"the weights of {source} in {np.dtype(dtype)}"
-    with device_errors(what):
+    with device_errors(weights_of(source, dtype)):
         return unflatten_dict(
             {
                 p: jnp.asarray(_to_flax(p, tensors[prefix + _name(p)], np.dtype(dtype)))

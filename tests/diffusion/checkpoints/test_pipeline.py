@@ -11,6 +11,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants, errors
 
+from dreamfusion_jax.diffusion.checkpoints.checkpoint import Volume
 from dreamfusion_jax.diffusion.checkpoints.pipeline import open_pipeline
 from dreamfusion_jax.diffusion.checkpoints.tensors import WeightsError
 
@@ -208,6 +209,35 @@ def test_only_what_is_needed_is_downloaded(hub):
     }
     with pytest.raises(WeightsError, match=r"no vae in .* diffusion_pytorch_model.bin may hold"):
         pipeline.component("vae")
+
+
+def test_how_large_weights_are_is_known_before_they_are_downloaded(hub, folder):
+    pipeline = open_pipeline(REPO, SUPPORTED)
+    half = len("half")
+    assert pipeline.volume("unet") == Volume(half, missing=half)
+    assert not any(".safetensors" in path for path in names(pipeline, "unet"))
+    pipeline.component("unet")
+    hub.requests.clear()
+    assert pipeline.volume("unet") == Volume(half) and not hub.requests
+    # Of several shards, one is there.
+    huggingface_hub.hf_hub_download(REPO, "text_encoder/model.fp16-a.safetensors")
+    assert pipeline.volume("text_encoder") == Volume(2, missing=1)
+    assert open_pipeline(str(folder), SUPPORTED).volume("unet") == Volume(len("full"))
+    hub.refusal = (503, {})
+    with pytest.raises(WeightsError, match="status 503"):
+        pipeline.volume("tokenizer")
+
+
+@pytest.mark.parametrize(
+    ("volume", "words"),
+    [
+        (Volume(1_720_000_000), "1.72 GB"),
+        (Volume(1_720_000_000, 1_720_000_000), "1.72 GB, to be downloaded"),
+        (Volume(2 * 10**9, 5 * 10**8), "2.00 GB, of which 0.50 GB are to be downloaded"),
+    ],
+)
+def test_volumes_in_words(volume, words):
+    assert str(volume) == words
 
 
 def test_revisions(hub):

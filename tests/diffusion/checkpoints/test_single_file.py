@@ -11,6 +11,7 @@ import torch
 from diffusers.loaders import single_file_utils
 from helpers.configs import reference_config
 from helpers.torch_models import randomize
+from safetensors.numpy import load_file
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -163,6 +164,12 @@ def test_reads_the_same_tensors(case):
         folder / "model.safetensors", kinds=tuple(KINDS.values()), prediction_type="epsilon"
     )
     assert file.kind is KINDS[version]
+    stored = load_file(folder / "model.safetensors")
+    for part, prefix in (("unet", "model.diffusion_model."), ("vae", "first_stage_model.")):
+        size = sum(x.nbytes for name, x in stored.items() if name.startswith(prefix))
+        assert file.volume(part).size == size > 0
+    text = sum(x.nbytes for name, x in stored.items() if name.startswith("cond_stage_model."))
+    assert 0.9 * text < file.volume("text_encoder").size <= text
     models = {
         "unet": UNet2DConditionModel(UNetConfig.from_json(file.config("unet"))),
         "vae": AutoencoderKL(VaeConfig.from_json(file.config("vae"))),
