@@ -1,4 +1,4 @@
-"""Settings under test: a thread a worker, no silent promotion, compiled programs are kept."""
+"""Settings under test: a thread a worker, no silent promotion, compilation that is quick."""
 
 import getpass
 import os
@@ -29,13 +29,36 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 MOST_WORKERS = 8
 
 
+# Nearly all of a test's time went into compiling programs that run for a moment. Inherited by the
+# programs that tests start. What runs for long asks for `helpers.compiling.compile_well`.
+HURRY = [
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_parallel_codegen_split_count=1",
+]
+if jax.__version_info__ < (0, 11):  # Later ones have no other emitters, and stop at the name.
+    HURRY.append("--xla_cpu_use_fusion_emitters=false")
+
+
+def chosen(config, mark):
+    """Whether tests with this mark are asked for."""
+    return mark in config.option.markexpr and f"not {mark}" not in config.option.markexpr
+
+
+def pytest_configure(config):
+    """Before anything is compiled. The slow proofs run for long: they are compiled well."""
+    flags = os.environ["XLA_FLAGS"].split()
+    if not chosen(config, "slow"):
+        flags += [flag for flag in HURRY if flag not in flags]  # A worker has them already.
+    os.environ["XLA_FLAGS"] = " ".join(flags)
+
+
 def pytest_xdist_auto_num_workers(config):
     """A worker for each core that we may use.
 
     None for the slow proofs, which fill the memory, and for a browser, which draws on all cores.
     """
-    chosen = config.option.markexpr
-    if any(mark in chosen and f"not {mark}" not in chosen for mark in ("slow", "browser")):
+    if chosen(config, "slow") or chosen(config, "browser"):
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(cores or 1, MOST_WORKERS)

@@ -1,12 +1,14 @@
 """With the truth in the prior's place, score distillation must reproduce the object."""
 
 import dataclasses
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.compiling import compile_well
 
 from dreamfusion_jax.distillation.losses import LossConfig
 from dreamfusion_jax.distillation.train import Model, TrainState, init_state, train_step
@@ -43,8 +45,9 @@ def _distil(prompt: str, config: RunConfig, group: int = 1) -> TrainState:
     model = Model(config.scene, prior)
     text = encode_prompts(prior, params, prompt, config.train.prompts)
     state = init_state(model, config.train, seed=0)
+    step = compile_well(functools.partial(train_step, model=model, config=config.train))
     for _ in range(config.train.steps):
-        state, metrics = train_step(state, params, text, model=model, config=config.train)
+        state, metrics = step(state, params, text)
     assert metrics["finite"] == 1
     return state
 

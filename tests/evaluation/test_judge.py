@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.compiling import compile_well
 
 from dreamfusion_jax.evaluation.judge import (
     Judge,
@@ -182,6 +183,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("judge") / "whole"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_judge, "open_bank", lambda *_, **__: Signs())
+        step = compile_well(train_judge.train_step, static_argnames="training")
+        patch.setattr(train_judge, "train_step", step)
         train(dataclasses.replace(SMALL_RUN, output=folder))
     return folder
 
@@ -201,28 +204,31 @@ def test_a_tiny_judge_learns_to_name_and_to_compare(trained: Path) -> None:
     assert "| today's cameras | " in describe(found) and not passes(found, 0.5)
 
 
-def test_a_stopped_training_ends_the_same(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments = dataclasses.replace(SMALL_RUN, output=tmp_path / "stopped")
+def test_a_stopped_training_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saved after 10 steps and stopped after 15: steps 11 to 15 are taken twice."""
+    straight, stopped = (
+        dataclasses.replace(SMALL_RUN, steps=25, report_every=10, output=tmp_path / name)
+        for name in ("straight", "stopped")
+    )
     monkeypatch.setattr(train_judge, "open_bank", lambda *_, **__: Signs())
+    train(straight)
     real, calls = train_judge.train_step, []
 
-    def stop_after_30(*values, **named):
+    def stop_after_15(*values, **named):
         calls.append(1)
-        if len(calls) > 30:
+        if len(calls) > 15:
             raise KeyboardInterrupt
         return real(*values, **named)
 
-    monkeypatch.setattr(train_judge, "train_step", stop_after_30)
+    monkeypatch.setattr(train_judge, "train_step", stop_after_15)
     with pytest.raises(KeyboardInterrupt):
-        train(arguments)
+        train(stopped)
     monkeypatch.setattr(train_judge, "train_step", real)
-    train(arguments)
+    train(stopped)
     for name in ("model.safetensors", "judge.json"):
-        assert (arguments.output / name).read_bytes() == (trained / name).read_bytes()
+        assert (stopped.output / name).read_bytes() == (straight.output / name).read_bytes()
     with pytest.raises(ValueError, match="other settings"):
-        train(dataclasses.replace(arguments, steps=70))
+        train(dataclasses.replace(stopped, steps=70))
 
 
 def test_what_is_no_object_is_labelled_so_and_no_caption_is_true_of_it() -> None:

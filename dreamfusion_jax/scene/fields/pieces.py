@@ -28,7 +28,8 @@ def in_pieces(
 ) -> _T:
     """What `ask` says of each point, in arrays [*batch, ...], with memory for one piece only.
 
-    The backward pass asks again instead of keeping what the forward pass computed.
+    The backward pass asks again instead of keeping what the forward pass computed. Every piece has
+    as many points of each view, the leading axis, so that views may be spread over devices.
 
     Args:
         ask: Of one point, or with the same code of any number of them.
@@ -42,6 +43,12 @@ def in_pieces(
     def one(place: tuple[Array, Array]) -> _T:
         return jax.checkpoint(ask)(*place)
 
-    flat = (points.reshape(-1, 3), spread.reshape(-1))
-    said = jax.lax.map(one, flat, batch_size=piece)
-    return jax.tree.map(lambda x: jnp.reshape(x, (*spread.shape, *x.shape[1:])), said)
+    views = spread.shape[0] if spread.shape[0] <= piece else 1
+    flat = (
+        points.reshape(views, -1, 3).swapaxes(0, 1),
+        spread.reshape(views, -1).swapaxes(0, 1),
+    )
+    said = jax.lax.map(one, flat, batch_size=piece // views)
+    return jax.tree.map(
+        lambda x: jnp.reshape(x.swapaxes(0, 1), (*spread.shape, *x.shape[2:])), said
+    )
