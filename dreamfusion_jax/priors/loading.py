@@ -15,6 +15,11 @@ from dreamfusion_jax.toybox.captions import Vocabulary
 PriorName = Literal["toybox", "oracle", "stable-diffusion", "deepfloyd"]
 
 
+def made_for_one_prompt(name: PriorName) -> bool:
+    """Whether a prior is loaded for a prompt, and serves no other."""
+    return name == "oracle"
+
+
 def load_prior(
     name: PriorName,
     prompt: str,

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from dreamfusion_jax.devices import at_hand
 from dreamfusion_jax.distillation.showing import Shown, pictures, show
 from dreamfusion_jax.distillation.train import Model, TrainConfig, TrainState
 from dreamfusion_jax.files import write_whole
@@ -75,7 +76,7 @@ class Watch:
         """See `loop.Observer`."""
         if not (moment.step == 1 or moment.last or moment.due(self.every)):
             return
-        state = moment.state
+        state = at_hand(moment.state)
         answers = [
             self._ask(state, self._views(start), time)
             for time in TIMES
