@@ -31,7 +31,7 @@ from experiments.again import command_of
 from experiments.command_line import UsageError, one_line_errors, say_devices
 from experiments.run_many import make_many
 from experiments.run_options import Arguments, options_named, parse, settings_of
-from experiments.splitting import chosen_mesh
+from experiments.splitting import asked_split, chosen_mesh
 
 
 def _target(arguments: Arguments) -> Path:
@@ -152,6 +152,8 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.compilation_cache:
             keep_compiled_programs()
         _check_watching(arguments)
+        if arguments.resume is None and not arguments.many:
+            asked_split(arguments.split, arguments.config.train.views, scenes=1)
         if is_writer():
             say_devices()
         if arguments.many:

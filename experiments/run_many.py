@@ -7,6 +7,7 @@ The same command again goes on where it was stopped; see docs/scaling.md.
 
 import contextlib
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -127,7 +128,10 @@ def _make_batch(
 ) -> dict[Path, str]:
     """Trains a batch and writes its results; returns what went wrong, by folder."""
     settings = todo[0].settings
-    mesh = chosen_mesh(arguments.split, settings, priors.of(settings), say, len(todo))
+    split = arguments.split
+    if split.scene is not None:  # The last batch may have fewer scenes.
+        split = dataclasses.replace(split, scene=math.gcd(split.scene, len(todo)))
+    mesh = chosen_mesh(split, settings, priors.of(settings), say, len(todo))
     trouble = {}
     with contextlib.ExitStack() as stack:
         runs = [

@@ -12,6 +12,23 @@ from dreamfusion_jax.runs.settings import RunSettings
 from experiments.run_options import SplitOptions
 
 
+def asked_split(options: SplitOptions, views: int, scenes: int) -> Split | None:
+    """The split that was asked for; None if none was.
+
+    Raises:
+        ValueError: It cannot be had, or does not divide what it shares.
+    """
+    given = {name: n for name, n in dataclasses.asdict(options).items() if n is not None}
+    if not given:
+        return None
+    split = Split(**given)
+    make_mesh(split=split)
+    for name, axis, number in (("scene", split.scene, scenes), ("view", split.view, views)):
+        if number % axis:
+            raise ValueError(f"{number} {name}s cannot be shared by {axis} equal parts")
+    return split
+
+
 def chosen_mesh(
     options: SplitOptions, settings: RunSettings, loaded: LoadedPrior, say: Say, scenes: int = 1
 ) -> Mesh | None:
@@ -25,23 +42,16 @@ def chosen_mesh(
         scenes: That are trained together.
 
     Raises:
-        ValueError: There are not so many devices, or a host would have nothing to do.
+        ValueError: What was asked for cannot be had, or a host would have nothing to do.
     """
-    found = choose_split(
+    views = settings.config.train.views
+    split = asked_split(options, views, scenes) or choose_split(
         jax.device_count(),
-        views=settings.config.train.views,
+        views=views,
         scenes=scenes,
         weights=tree_bytes(loaded[1]),
         memory=device_memory(),
     )
-    given = {name: n for name, n in dataclasses.asdict(options).items() if n is not None}
-    split = Split(**given) if given else found
-    for name, axis, number in (
-        ("scene", split.scene, scenes),
-        ("view", split.view, settings.config.train.views),
-    ):
-        if number % axis:
-            raise ValueError(f"{number} {name}s cannot be shared by {axis} equal parts")
     if jax.process_count() > 1 and split.devices != jax.device_count():
         raise ValueError(
             f"hosts train together only where every device has a part: {split} is not "

@@ -15,11 +15,8 @@ from dreamfusion_jax.distillation.showing import show
 from dreamfusion_jax.distillation.train import TrainState
 from dreamfusion_jax.evaluation.watching import SYMPTOMS
 from dreamfusion_jax.files import write_whole
-from dreamfusion_jax.priors.prior import View
 from dreamfusion_jax.runs.run import Run
-from dreamfusion_jax.runs.watch import TIMES
-from dreamfusion_jax.scene.camera import orbit
-from dreamfusion_jax.scene.lighting import plain_albedo
+from dreamfusion_jax.runs.watch import TIMES, fixed_views
 
 HELD_OUT = "held-out.json"
 """In a run's folder: what `held_out_residual` found."""
@@ -27,7 +24,6 @@ HELD_OUT = "held-out.json"
 _VIEWS = 8
 _TURN = math.pi / _VIEWS
 """The views lie half-way between eight evenly spaced ones, four of which progress.csv watches."""
-_GREY = 0.65
 
 
 def held_out_residual(run: Run, state: TrainState) -> float:
@@ -43,7 +39,7 @@ def held_out_residual(run: Run, state: TrainState) -> float:
     """
     prior, prior_params = run.loaded
     plain = dataclasses.replace(run.config.train, distillation=Sds(guidance_weight=0.0))
-    view = _views(run)
+    view = fixed_views(run.config.train.cameras, _VIEWS, _TURN)
     answers = [
         show(
             state.params,
@@ -60,19 +56,6 @@ def held_out_residual(run: Run, state: TrainState) -> float:
         for time in TIMES
     ]
     return float(np.sqrt(np.mean(np.square(answers))))
-
-
-def _views(run: Run) -> View:
-    cameras = run.config.train.cameras
-    around = orbit(
-        _VIEWS,
-        np.deg2rad(np.mean(cameras.elevation)).astype(np.float32),
-        np.float32(np.mean(cameras.distance)),
-        np.float32(np.mean(cameras.focal)),
-        _TURN,
-    )
-    light = jax.tree.map(lambda x: jnp.broadcast_to(x, (_VIEWS, *x.shape)), plain_albedo())
-    return View(around, light, jnp.full((_VIEWS, 3), _GREY))
 
 
 def write_held_out(run: Run, state: TrainState) -> float:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.tiny import SCHEDULE
@@ -32,7 +33,7 @@ def test_an_empty_scene_before_a_known_picture(tmp_path):
             run.config, train=dataclasses.replace(run.config.train, distillation=other)
         )
         assert held_out_residual(run, state) == found
-    t = np.asarray(TIMES, np.float32)
+    t = jnp.asarray(TIMES)
     ratio = np.asarray(SCHEDULE.alpha(t)) / np.asarray(SCHEDULE.sigma(t))
     assert found == pytest.approx(0.3 * np.sqrt(np.mean(ratio**2)), rel=1e-4)
 
