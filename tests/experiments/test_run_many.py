@@ -34,13 +34,14 @@ def prompts(tmp_path):
     return file
 
 
-def worker(prompts, task, *arguments):
+def worker(prompts, task, *arguments, python=sys.executable, first=0):
+    """A task of an array of two."""
     environment = {
         **os.environ,
         "SLURM_ARRAY_TASK_ID": str(task),
-        "SLURM_ARRAY_TASK_MIN": "0",
+        "SLURM_ARRAY_TASK_MIN": str(first),
         "SLURM_ARRAY_TASK_COUNT": "2",
-        "PYTHON": sys.executable,
+        "PYTHON": python,
     }
     return subprocess.Popen(
         ["bash", str(SCRIPT), str(prompts), *arguments],
@@ -51,6 +52,28 @@ def worker(prompts, task, *arguments):
     )
 
 
+def test_tasks_of_an_array_ask_for_their_shares(prompts):
+    """With a program in Python's place that says what it was asked."""
+    for first in (0, 1, 7):
+        said = [
+            worker(prompts, first + at, "--seeds", "0", "1", python="echo", first=first)
+            for at in (0, 1)
+        ]
+        asked = [program.communicate(timeout=60)[0].split() for program in said]
+        for at, words in enumerate(asked):
+            assert words[:3] == ["-m", "experiments.run", "--prompts-file"]
+            assert words[3:] == [str(prompts), "--shard", f"{at + 1}/2", "--seeds", "0", "1"]
+    alone = subprocess.run(
+        ["bash", str(SCRIPT), str(prompts)],
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert alone.returncode != 0 and "--array" in alone.stderr
+
+
+@pytest.mark.slow
 def test_two_tasks_of_an_array_make_all_prompts_once(prompts, tmp_path, capsys):
     output = tmp_path / "outputs"
     arguments = [*TINY, "--seeds", "0", "1", "--output", str(output)]
