@@ -30,8 +30,18 @@ from dreamfusion_jax.priors.prompts import Text
 from dreamfusion_jax.scene.fields.mlp import MlpField
 from dreamfusion_jax.scene.render import SamplingConfig, SceneModel
 
+
+@dataclasses.dataclass(frozen=True)
+class WholeMlp(MlpField):
+    """Asked about all points at once, as on accelerators: XLA counts the body of a loop once."""
+
+    @property
+    def piece(self):
+        return None
+
+
 SCENE = SceneModel(
-    MlpField(width=16, blocks=1, frequencies=2),
+    WholeMlp(width=16, blocks=1, frequencies=2),
     SamplingConfig(radius=0.62, proposals=(), intervals=6),
     background=None,
 )
@@ -92,15 +102,13 @@ def train_many(mesh, scenes=8):
     """Parameters of several scenes after some steps."""
     stack = functools.partial(jax.tree.map, lambda *leaves: jnp.stack(leaves))
     states = stack(*(init_state(MODEL, CONFIG, seed) for seed in range(scenes)))
-    texts, weights = stack(*([make_text()] * scenes)), PRIOR_PARAMS
-    if mesh is not None:
-        apart = NamedSharding(mesh, PartitionSpec("scene"))
-        states, texts = jax.device_put((states, texts), apart)
-        weights = devices.spread_weights(weights, mesh)
+    texts = stack(*([make_text()] * scenes))
+    states, texts = jax.device_put((states, texts), NamedSharding(mesh, PartitionSpec("scene")))
+    weights = devices.spread_weights(PRIOR_PARAMS, mesh)
     for _ in range(STEPS):
         states, _ = train_scenes(states, weights, texts, model=MODEL, config=CONFIG, mesh=mesh)
     leaves = jax.tree.leaves(states.params)
-    own = scenes if mesh is None else scenes // mesh.shape["scene"]
+    own = scenes // mesh.shape["scene"]
     assert all(leaf.addressable_shards[0].data.shape[0] == own for leaf in leaves)
     return [np.asarray(leaf) for leaf in leaves]
 
@@ -116,15 +124,14 @@ def compare_eight_devices_with_one():
     fresh = jax.tree.leaves(init_state(MODEL, CONFIG, 0).params)
     moved = max(np.abs(a - b).max() for a, b in zip(single, fresh, strict=True))
     assert moved > 0.01
-    for split, share in ((Split(view=8), 1 / 8), (Split(model=8), 1), (Split(1, 4, 2), 1 / 4)):
+    for split, most in ((Split(view=8), 1.4 / 8), (Split(model=8), 1.0)):
         spread, residuals_spread, work_spread = train(devices.make_mesh(split=split))
         np.testing.assert_allclose(residuals_spread, residuals, rtol=1e-4)
         assert_near(spread, single)
-        assert work_spread < 1.4 * share * work
-    scenes = train_many(None)
+        assert work_spread < most * work, (split, work_spread / work)
+    scenes = train_many(devices.make_mesh(split=Split(scene=8)))
     assert_near([leaf[0] for leaf in scenes], single)
-    for split in (Split(scene=8), Split(scene=2, view=4)):
-        assert_near(train_many(devices.make_mesh(split=split)), scenes)
+    assert_near(train_many(devices.make_mesh(split=Split(2, 2, 2))), scenes)
 
 
 def train_on_two_hosts(output):
