@@ -19,7 +19,7 @@ from dreamfusion_jax.devices import initialize_hosts
 from dreamfusion_jax.evaluation.symptoms import Symptoms, complaints
 from dreamfusion_jax.evaluation.watching import Watcher, best
 from dreamfusion_jax.pages.run_page import write_run_page
-from dreamfusion_jax.runs.hosts import is_writer, own_folder
+from dreamfusion_jax.runs.hosts import is_writer, own_folder, wait_for_all
 from dreamfusion_jax.runs.loop import Observer, Stopped
 from dreamfusion_jax.runs.progress import Reporter
 from dreamfusion_jax.runs.run import LoadedPrior, Run, RunExistsError, Say, run_folder
@@ -124,6 +124,7 @@ def make(
             reporter.say(f"done: {run.folder}\npage: {page}")
         else:
             reporter.say(f"done: {run.folder}")
+        wait_for_all()  # The others, for the one that draws.
     return run, found
 
 

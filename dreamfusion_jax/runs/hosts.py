@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+from jax.experimental import multihost_utils
 
 from dreamfusion_jax.runs.files import CONFIG
 
@@ -14,6 +15,12 @@ from dreamfusion_jax.runs.files import CONFIG
 def is_writer() -> bool:
     """Whether this host writes a run's files and speaks for all."""
     return jax.process_index() == 0
+
+
+def wait_for_all() -> None:
+    """Waits until every host has come so far: one that ends alone ends the others."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("every host is here")
 
 
 @contextlib.contextmanager
