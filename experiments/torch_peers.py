@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from dreamfusion_jax.benchmark.components import Setting
 from dreamfusion_jax.benchmark.table import Compared
@@ -160,9 +160,9 @@ def _in_turn(
 
     repeat(once, seconds)
     difference = distance(case.function(*case.arguments()), theirs())
-    times = [float(np.median(one)) for one in zip(*pairs, strict=True)]
+    our_time, their_time = (float(np.median(one)) for one in zip(*pairs, strict=True))
     ratios = sorted(their / our for our, their in pairs)
-    return Compared(case.name, *times, tuple(ratios), difference)
+    return Compared(case.name, our_time, their_time, tuple(ratios), difference)
 
 
 def _share(ours: Any, theirs: np.ndarray) -> float:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dreamfusion_jax.devices import compute_dtype
-from dreamfusion_jax.diffusion.checkpoints.weights import CheckpointModel, Params, param_shapes
+from dreamfusion_jax.diffusion.checkpoints.weights import Params, param_shapes
 from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.unet_config import UNetConfig
@@ -62,17 +62,18 @@ def random_stable_diffusion(
     return prior, {"unet": _random(unet), "vae": _random(vae)}
 
 
-def _random(model: CheckpointModel) -> Params:
+def _random(model: UNet2DConditionModel | AutoencoderKL) -> Params:
     """Weights that keep the size of what passes: N(0, 1 / fan_in), unit norms, no biases."""
+    dtype = jnp.float32 if model.dtype is None else model.dtype
 
     def draw(number: int, path: tuple[str, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
         if path[-1] == "scale":
-            return jnp.ones(leaf.shape, model.dtype)
+            return jnp.ones(leaf.shape, dtype)
         if path[-1] == "bias":
-            return jnp.zeros(leaf.shape, model.dtype)
+            return jnp.zeros(leaf.shape, dtype)
         fan_in = leaf.size / leaf.shape[-1]
         noise = jax.random.normal(jax.random.key(number), leaf.shape)
-        return (noise / fan_in**0.5).astype(model.dtype)
+        return (noise / fan_in**0.5).astype(dtype)
 
     flat = flatten_dict(param_shapes(model))
     drawn = {path: draw(at, path, leaf) for at, (path, leaf) in enumerate(sorted(flat.items()))}
