@@ -286,9 +286,7 @@ MVDREAM = dataclasses.replace(
         prompts=PromptConfig(views="none"),
         time=TimeConfig(high=Ramp(0.98, 0.5, 4 / 5), descent=4 / 5),
         distillation=Sds(guidance_weight=49.0, weighting="image", rescale=0.5),
-        losses=LossConfig(
-            orientation=Ramp(10 / _POSITIONS, 1000 / _POSITIONS, 1 / 2), opacity=0.0
-        ),
+        losses=LossConfig(orientation=Ramp(10 / _POSITIONS, 1000 / _POSITIONS, 1 / 2), opacity=0.0),
         sizes=((1 / 2, 128),),
     ),
     output=dataclasses.replace(FAST_SD.output, distance=2.0, focal=1.1),

@@ -3,7 +3,7 @@
     python -m experiments.run --prompt "a red mushroom"
 
 Everything goes to outputs/<prompt>-seed<seed>/. Stop with Ctrl-C at any time and go on
-with --resume and that folder.
+with --resume and that folder. Many prompts and seeds: see `experiments.run_many`.
 """
 
 import contextlib
@@ -12,12 +12,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from rich.console import Console
+
 from dreamfusion_jax.caches import keep_compiled_programs
-from dreamfusion_jax.devices import OutOfMemoryError
+from dreamfusion_jax.devices import initialize_hosts
 from dreamfusion_jax.evaluation.symptoms import Symptoms, complaints
 from dreamfusion_jax.evaluation.watching import Watcher, best
 from dreamfusion_jax.pages.run_page import write_run_page
 from dreamfusion_jax.priors.opened import Say
+from dreamfusion_jax.runs.hosts import is_writer, own_folder, wait_for_all
 from dreamfusion_jax.runs.loop import Observer, Stopped
 from dreamfusion_jax.runs.progress import Reporter
 from dreamfusion_jax.runs.run import LoadedPrior, Run, RunExistsError, run_folder
@@ -27,43 +30,26 @@ from dreamfusion_jax.viewer.server import LOCAL, check_place
 from dreamfusion_jax.viewer.viewer import Viewer
 from experiments.again import command_of
 from experiments.command_line import UsageError, one_line_errors, say_devices
-from experiments.run_options import Arguments, parse, settings_of
-
-_OPTIONS = {
-    "clip_denoised": "--train.distillation.clip-denoised",
-    "image_size": "--image-size",
-    "other sizes": "--train.sizes",
-    "plain_backdrops": "--train.lighting.plain-backdrops",
-    "loras": "--lora",
-    "prediction_type": "--prediction-type",
-    "tokenizer is": "--tokenizer",
-    "latent scene": "--prior",
-    "take_the_time": "--take-the-time",
-    "train.views": "--train.views",
-    "views must be": "--train.views",
-    "latent-sd": "--preset latent-sd",
-    "a mirror": "--weights",
-}
-"""What errors of the library speak of, and the options that set it."""
+from experiments.run_many import make_many
+from experiments.run_options import Arguments, options_named, parse, settings_of
+from experiments.splitting import asked_split, chosen_mesh
 
 
-@contextlib.contextmanager
-def _options_named() -> Iterator[None]:
-    """Adds to errors of the library the options of the settings that they speak of."""
-    try:
-        yield
-    except (ValueError, OutOfMemoryError) as error:
-        named = [option for setting, option in _OPTIONS.items() if setting in str(error)]
-        if not named:
-            raise
-        raise UsageError(f"{error} ({', '.join(named)})") from error
+def _target(arguments: Arguments) -> Path:
+    """The folder that a command line means."""
+    if arguments.resume is not None:
+        return arguments.resume
+    return run_folder(arguments.output, arguments.prompt, arguments.seed)
 
 
-def open_run(arguments: Arguments, say: Say, loaded: LoadedPrior | None = None) -> Run:
+def open_run(
+    arguments: Arguments, folder: Path, say: Say, loaded: LoadedPrior | None = None
+) -> Run:
     """Starts or resumes the run that a command line asks for.
 
     Args:
         arguments: The command line.
+        folder: Where this host keeps it.
         say: Is told of phases.
         loaded: The prior, if it is in memory already.
 
@@ -72,10 +58,9 @@ def open_run(arguments: Arguments, say: Say, loaded: LoadedPrior | None = None) 
         OSError: Weights that cannot be read, or a folder that cannot be written.
     """
     if arguments.resume is not None:
-        return Run.resume(arguments.resume, loaded, say)
-    folder = run_folder(arguments.output, arguments.prompt, arguments.seed)
+        return Run.resume(folder, loaded, say)
     try:
-        with _options_named():
+        with options_named():
             return Run.start(
                 folder,
                 settings_of(arguments),
@@ -124,35 +109,65 @@ def make(
     Returns:
         The run, closed, and what its scene suffers from.
     """
+    target = _target(arguments)
+    console = None if is_writer() else Console(quiet=True)
     with (
-        Reporter() as reporter,
-        open_run(arguments, reporter.say, loaded) as run,
+        own_folder(target, begun=arguments.resume is not None) as folder,
+        Reporter(console=console) as reporter,
+        open_run(arguments, folder, reporter.say, loaded) as run,
         _watching(arguments, run) as watching,
     ):
         watcher = Watcher(run, reporter.say)
+        mesh = chosen_mesh(arguments.split, run.settings, run.loaded, reporter.say)
         try:
-            with _options_named():
-                scene = run.train([reporter, watcher, *watching])
+            with options_named():
+                scene = run.train([reporter, watcher, *watching], mesh, target)
         except Stopped as stopped:
-            print(f"{stopped}; go on with --resume {run.folder}", file=sys.stderr)
+            print(f"{stopped}; go on with --resume {target}", file=sys.stderr)
             raise SystemExit(128 + stopped.signal) from None
         found = watcher.finish(scene)
-        said = [f"done: {run.folder}"]
-        if not (again and "emptiness" in complaints(found)):
+        if is_writer() and not (again and "emptiness" in complaints(found)):
             run.write_results(scene)
-            said.append(f"page: {write_run_page(run.folder, command_of(run.settings))}")
-        reporter.say("\n".join(said))
+            page = write_run_page(run.folder, command_of(run.settings))
+            reporter.say(f"done: {run.folder}\npage: {page}")
+        else:
+            reporter.say(f"done: {run.folder}")
+        wait_for_all()  # The others, for the one that draws.
     return run, found
+
+
+def _join(hosts: tuple[str, ...]) -> None:
+    """Joins the hosts of a run.
+
+    Raises:
+        UsageError: They are not given as they should be.
+    """
+    match hosts:
+        case ():
+            return
+        case ("auto",):
+            initialize_hosts()
+        case (coordinator, count, host) if count.isdecimal() and host.isdecimal():
+            initialize_hosts(coordinator, int(count), int(host))
+        case _:
+            raise UsageError("--hosts takes auto, or ADDRESS:PORT, the number of hosts, and which")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs from the command line."""
     with one_line_errors():
         arguments = parse(sys.argv[1:] if argv is None else argv)
+        _join(arguments.hosts)
         if arguments.compilation_cache:
             keep_compiled_programs()
         _check_watching(arguments)
-        say_devices()
+        if arguments.resume is None and not arguments.many:
+            asked_split(arguments.split, arguments.config.train.views, scenes=1)
+        if is_writer():
+            say_devices()
+        if arguments.many:
+            make_many(arguments)
+            return
         found: dict[Path, Symptoms] = {}
         loaded = None
         for left in range(arguments.retries, -1, -1):

@@ -1,7 +1,8 @@
 """The command line of experiments.run."""
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -9,6 +10,7 @@ import tyro
 
 from dreamfusion_jax import presets
 from dreamfusion_jax.checks import SettingError
+from dreamfusion_jax.devices import OutOfMemoryError
 from dreamfusion_jax.diffusion.checkpoints.known_kinds import FilePrediction
 from dreamfusion_jax.field_choice import FieldName, with_field
 from dreamfusion_jax.presets import RunConfig
@@ -23,7 +25,58 @@ DESCRIPTION = """Text to 3D: a prompt becomes a checkpoint, a turntable video an
 
 Everything goes to outputs/<prompt>-seed<seed>/. Stop with Ctrl-C at any time and go on
 with --resume and that folder.
+
+    python -m experiments.run --prompts-file prompts.txt --seeds 0 1 2 3
+
+makes many, as many at once as memory allows; the same command goes on where it was stopped.
 """
+
+_BESIDE_RESUME = ("--viewer", "--tensorboard", "--port", "--hosts")
+"""With these and --split a run that was stopped may go on in another way than it began."""
+
+_OPTIONS = {
+    "clip_denoised": "--train.distillation.clip-denoised",
+    "image_size": "--image-size",
+    "other sizes": "--train.sizes",
+    "plain_backdrops": "--train.lighting.plain-backdrops",
+    "loras": "--lora",
+    "prediction_type": "--prediction-type",
+    "tokenizer is": "--tokenizer",
+    "latent scene": "--prior",
+    "take_the_time": "--take-the-time",
+    "train.views": "--train.views",
+    "views must be": "--train.views",
+    "latent-sd": "--preset latent-sd",
+    "a mirror": "--weights",
+}
+"""What errors of the library speak of, and the options that set it."""
+
+
+@contextlib.contextmanager
+def options_named() -> Iterator[None]:
+    """Adds to errors of the library the options of the settings that they speak of."""
+    try:
+        yield
+    except (ValueError, OutOfMemoryError) as error:
+        named = [option for setting, option in _OPTIONS.items() if setting in str(error)]
+        if not named:
+            raise
+        raise UsageError(f"{error} ({', '.join(named)})") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitOptions:
+    """How several devices share the work; what is not given is chosen.
+
+    Attributes:
+        scene: Parts of the scenes of a batch.
+        view: Parts of the views of a step.
+        model: Parts of the prior's weights.
+    """
+
+    scene: int | None = None
+    view: int | None = None
+    model: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +85,17 @@ class Arguments:
 
     Attributes:
         prompt: What to make, for example "a red mushroom".
+        prompts_file: A text file with a prompt a line, in the place of the prompt; empty lines
+            and those that begin with # say nothing.
         negative_prompt: What to steer away from.
         seed: Of everything random; the same seed gives the same object.
+        seeds: Several seeds of every prompt; the best of them is then named.
+        shard: Share I/N of the prompts of the file, I from 1 to N, for jobs beside each other.
+        batch: How many scenes are trained at once; what fits into memory if not given.
+        split: How several devices share the work. May stand beside --resume.
+        hosts: "auto" on TPU pods and under Slurm, elsewhere ADDRESS:PORT of the first host, the
+            number of hosts, and which of them this is, from 0: the same command on each of them
+            trains one run. They share the folder. May stand beside --resume.
         preset: Where the settings begin; see the list above. The usual one of the prior if not
             given.
         steps: Length of the optimisation; the preset's if not given.
@@ -71,8 +133,14 @@ class Arguments:
     """
 
     prompt: str = ""
+    prompts_file: Path | None = None
     negative_prompt: str = ""
     seed: int = 0
+    seeds: tuple[int, ...] = ()
+    shard: str | None = None
+    batch: int | None = None
+    split: SplitOptions = SplitOptions()
+    hosts: tuple[str, ...] = ()
     preset: str = "toybox"
     steps: int | None = None
     output: Path = Path("outputs")
@@ -92,6 +160,11 @@ class Arguments:
     port: int = PORT
     tensorboard: tyro.conf.UseCounterAction[int] = 0
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = presets.TOYBOX
+
+    @property
+    def many(self) -> bool:
+        """Whether several scenes are asked for."""
+        return self.prompts_file is not None or bool(self.seeds)
 
 
 def parse(argv: list[str]) -> Arguments:
@@ -144,17 +217,24 @@ def _peek(argv: list[str], name: str, options: Sequence[str]) -> Any:
 
 
 def _without_watching(argv: list[str]) -> list[str]:
-    """A command line without the options that change nothing of the run."""
-    words = [word for word in argv if word not in ("--viewer", "--tensorboard")]
-    if "--port" in words:
-        at = words.index("--port")
-        del words[at : at + 2]
-    return [word for word in words if not word.startswith("--port=")]
+    """A command line without the options that change nothing of the run, and their values."""
+    words, beside = [], False
+    for word in argv:
+        if word.startswith("--"):
+            option = word.partition("=")[0]
+            beside = option in _BESIDE_RESUME or option.startswith("--split.")
+        if not beside:
+            words.append(word)
+    return words
 
 
 def _check(arguments: Arguments) -> Arguments:
     """Folds --steps into the configuration, and refuses what makes no sense."""
-    if not arguments.prompt.strip():
+    if arguments.many:
+        _check_many(arguments)
+    elif arguments.shard is not None or arguments.batch is not None:
+        raise UsageError("--shard and --batch are for --prompts-file and --seeds")
+    if arguments.prompts_file is None and not arguments.prompt.strip():
         raise UsageError("the prompt is empty; try --prompt 'a red mushroom'")
     if arguments.seed < 0:
         raise UsageError(f"--seed must not be negative, not {arguments.seed}")
@@ -167,6 +247,22 @@ def _check(arguments: Arguments) -> Arguments:
     except SettingError as error:
         raise UsageError(f"--steps {error.reason}") from error
     return dataclasses.replace(arguments, config=config)
+
+
+def _check_many(arguments: Arguments) -> None:
+    """Refuses what makes no sense for several scenes."""
+    if arguments.prompts_file is not None and arguments.prompt:
+        raise UsageError("give either --prompt or --prompts-file")
+    if min(arguments.seeds, default=0) < 0:
+        raise UsageError(f"--seeds must not be negative, not {min(arguments.seeds)}")
+    if arguments.batch is not None and arguments.batch < 1:
+        raise UsageError(f"--batch must be at least 1, not {arguments.batch}")
+    if arguments.seeds and arguments.seed:
+        raise UsageError("give either --seed or --seeds")
+    if arguments.retries or arguments.viewer:
+        raise UsageError("--retries and --viewer are for one scene, not for several")
+    if arguments.hosts:
+        raise UsageError("hosts train one scene together; of several, give each its --shard")
 
 
 def settings_of(arguments: Arguments) -> RunSettings:

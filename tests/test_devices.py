@@ -1,3 +1,5 @@
+import dataclasses
+import functools
 import os
 import pathlib
 import socket
@@ -10,13 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.tiny import SCHEDULE
+from jax.sharding import NamedSharding, PartitionSpec
 
 from dreamfusion_jax import devices
+from dreamfusion_jax.checks import SettingError
+from dreamfusion_jax.devices import Split
 from dreamfusion_jax.distillation.adam import AdamConfig
 from dreamfusion_jax.distillation.train import (
     Model,
     TrainConfig,
     init_state,
+    train_scenes,
     train_step,
 )
 from dreamfusion_jax.priors.prior import GaussianPrior
@@ -24,54 +30,108 @@ from dreamfusion_jax.priors.prompts import Text
 from dreamfusion_jax.scene.fields.mlp import MlpField
 from dreamfusion_jax.scene.render import SamplingConfig, SceneModel
 
+
+@dataclasses.dataclass(frozen=True)
+class WholeMlp(MlpField):
+    """Asked about all points at once, as on accelerators: XLA counts the body of a loop once."""
+
+    @property
+    def piece(self):
+        return None
+
+
 SCENE = SceneModel(
-    MlpField(width=16, blocks=1, frequencies=2),
+    WholeMlp(width=16, blocks=1, frequencies=2),
     SamplingConfig(radius=0.62, proposals=(), intervals=6),
     background=None,
 )
 # Not Adam's usual tiny epsilon, with which the sign of a rounding error would matter.
-CONFIG = TrainConfig(steps=20, views=4, optimizer=AdamConfig(0.01, warm_up=0.0, eps=1e-4))
-STEPS = 3
+CONFIG = TrainConfig(steps=20, views=8, optimizer=AdamConfig(0.01, warm_up=0.0, eps=1e-4))
+STEPS = 20
+SIZE = 8
 
 
-def make_model():
-    return Model(SCENE, GaussianPrior(SCHEDULE, 0.5, image_size=8))
+@dataclasses.dataclass(frozen=True, eq=False)
+class MatrixPrior(GaussianPrior):
+    """A prior with weights that are worth cutting up."""
+
+    def predict_eps(self, params, z, t, embedding):
+        mixed = jnp.tanh(z.reshape(len(z), -1) @ params["kernel"] + params["bias"][None])
+        return super().predict_eps(None, z, t, embedding) + 0.1 * mixed.reshape(z.shape)
+
+    @staticmethod
+    def params():
+        width = 3 * SIZE**2
+        draw = np.random.default_rng(0).normal(size=(width, width)).astype(np.float32)
+        return {"kernel": jnp.asarray(draw / width**0.5), "bias": jnp.ones(width)}
+
+
+MODEL = Model(SCENE, MatrixPrior(SCHEDULE, 0.5, image_size=SIZE))
+PRIOR_PARAMS = MatrixPrior.params()
 
 
 def make_text():
     return Text(jnp.linspace(-0.5, 0.5, 4)[:, None, None], jnp.zeros((1, 1)), jnp.zeros((1, 1)))
 
 
-def train(mesh, steps=STEPS):
-    """Parameters after a few steps, losses, and the work of a step on each device."""
-    model, state, text = make_model(), init_state(make_model(), CONFIG, 0), make_text()
+def train(mesh):
+    """Parameters after some steps, residuals, and the work of a step on each device."""
+    state, text, weights = init_state(MODEL, CONFIG, 0), make_text(), PRIOR_PARAMS
     if mesh is not None:
         state, text = devices.replicate((state, text), mesh)
-    program = train_step.lower(state, None, text, model=model, config=CONFIG, mesh=mesh).compile()
+        weights = devices.spread_weights(weights, mesh)
+        part = weights["kernel"].addressable_shards[0].data.size
+        assert part * mesh.shape["model"] == weights["kernel"].size
+    step = functools.partial(
+        train_step, prior_params=weights, text=text, model=MODEL, config=CONFIG, mesh=mesh
+    )
+    work = train_step.lower(state, weights, text, model=MODEL, config=CONFIG, mesh=mesh)
+    work = work.compile().cost_analysis()["flops"]
+    train_step.clear_cache()
     residuals = []
-    for _ in range(steps):
-        state, metrics = train_step(state, None, text, model=model, config=CONFIG, mesh=mesh)
+    for _ in range(STEPS):
+        state, metrics = step(state)
         residuals.append(float(metrics["residual"]))
     assert train_step._cache_size() == 1
-    train_step.clear_cache()
     leaves = jax.tree.leaves(state.params)
     assert mesh is None or all(leaf.sharding.is_fully_replicated for leaf in leaves)
-    return [np.asarray(leaf) for leaf in leaves], residuals, program.cost_analysis()["flops"]
+    return [np.asarray(leaf) for leaf in leaves], residuals, work
 
 
-def compare_four_devices_with_one():
-    assert jax.device_count() == 4
+def train_many(mesh, scenes=8):
+    """Parameters of several scenes after some steps."""
+    stack = functools.partial(jax.tree.map, lambda *leaves: jnp.stack(leaves))
+    states = stack(*(init_state(MODEL, CONFIG, seed) for seed in range(scenes)))
+    texts = stack(*([make_text()] * scenes))
+    states, texts = jax.device_put((states, texts), NamedSharding(mesh, PartitionSpec("scene")))
+    weights = devices.spread_weights(PRIOR_PARAMS, mesh)
+    for _ in range(STEPS):
+        states, _ = train_scenes(states, weights, texts, model=MODEL, config=CONFIG, mesh=mesh)
+    leaves = jax.tree.leaves(states.params)
+    own = scenes // mesh.shape["scene"]
+    assert all(leaf.addressable_shards[0].data.shape[0] == own for leaf in leaves)
+    return [np.asarray(leaf) for leaf in leaves]
+
+
+def assert_near(leaves, others):
+    for a, b in zip(leaves, others, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def compare_eight_devices_with_one():
+    assert jax.device_count() == 8
     single, residuals, work = train(None)
-    mesh = devices.make_mesh()
-    assert mesh.shape == {"view": 4}
-    spread, residuals_spread, work_spread = train(mesh)
-    np.testing.assert_allclose(residuals_spread, residuals, rtol=1e-5)
-    for a, b in zip(spread, single, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-    fresh = jax.tree.leaves(init_state(make_model(), CONFIG, 0).params)
+    fresh = jax.tree.leaves(init_state(MODEL, CONFIG, 0).params)
     moved = max(np.abs(a - b).max() for a, b in zip(single, fresh, strict=True))
     assert moved > 0.01
-    assert work_spread < 0.35 * work
+    for split, most in ((Split(view=8), 1.4 / 8), (Split(model=8), 1.0)):
+        spread, residuals_spread, work_spread = train(devices.make_mesh(split=split))
+        np.testing.assert_allclose(residuals_spread, residuals, rtol=1e-4)
+        assert_near(spread, single)
+        assert work_spread < most * work, (split, work_spread / work)
+    scenes = train_many(devices.make_mesh(split=Split(scene=8)))
+    assert_near([leaf[0] for leaf in scenes], single)
+    assert_near(train_many(devices.make_mesh(split=Split(2, 2, 2))), scenes)
 
 
 def train_on_two_hosts(output):
@@ -96,8 +156,8 @@ def start(function, *arguments, device_count, first=""):
     )
 
 
-def test_four_devices_make_the_same_scene_as_one_with_a_quarter_of_the_work_each():
-    program = start("compare_four_devices_with_one", device_count=4)
+def test_eight_devices_make_the_same_scenes_as_one_along_every_axis():
+    program = start("compare_eight_devices_with_one", device_count=8)
     output, _ = program.communicate(timeout=600)
     assert program.returncode == 0, output
 
@@ -170,9 +230,35 @@ def test_an_accelerator_that_is_not_used_is_told(tmp_path, monkeypatch):
 
 def test_a_mesh_of_chosen_devices():
     mesh = devices.make_mesh(jax.devices()[:1])
-    assert mesh.axis_names == ("view",) and mesh.size == 1
+    assert mesh.shape == {"scene": 1, "view": 1, "model": 1}
     tree = devices.replicate({"a": jnp.ones(3)}, mesh)
     assert tree["a"].sharding.mesh == mesh
+
+
+@pytest.mark.parametrize(
+    ("number", "asked", "split"),
+    [
+        (1, {"views": 4}, Split()),
+        (4, {"views": 4}, Split(view=4)),
+        (8, {"views": 4}, Split(view=4)),  # More would have nothing to do.
+        (8, {"views": 1}, Split()),
+        (8, {"views": 4, "scenes": 16}, Split(scene=8)),
+        (8, {"views": 4, "scenes": 2}, Split(scene=2, view=4)),
+        (6, {"views": 4, "scenes": 9}, Split(scene=3, view=2)),
+        (8, {"views": 4, "weights": 4, "memory": 10}, Split(view=4)),
+        (8, {"views": 4, "weights": 6, "memory": 10}, Split(view=4, model=2)),
+        (8, {"views": 4, "weights": 60, "memory": 10}, Split(model=8)),
+    ],
+)
+def test_the_split_is_chosen_from_what_there_is(number, asked, split):
+    assert devices.choose_split(number, **asked) == split
+
+
+def test_a_split_needs_its_devices():
+    with pytest.raises(ValueError, match="takes 3 devices, there are 1"):
+        devices.make_mesh(jax.devices()[:1], Split(scene=3))
+    with pytest.raises(SettingError, match="view"):
+        Split(view=0)
 
 
 def message_of(error, function):

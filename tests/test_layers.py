@@ -21,7 +21,7 @@ FLOORS = [
     ["looks", "export"],
     ["compose"],
     ["runs"],
-    ["evaluation", "pages", "viewer"],
+    ["evaluation", "pages", "viewer", "benchmark"],
     ["__init__"],
 ]
 FLOOR = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}

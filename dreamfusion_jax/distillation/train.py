@@ -265,7 +265,8 @@ def train_step(
         text: Encoded prompts.
         model: Scene and prior.
         config: Settings.
-        mesh: Devices that share the views, as in the paper (see `devices.make_mesh`).
+        mesh: Devices that share the views, as in the paper, and perhaps the prior's weights
+            (see `devices.make_mesh`).
 
     Returns:
         The next state and scalar metrics. "finite" is 0 where the loss or the gradient is
@@ -315,7 +316,7 @@ def train_step(
     return _lay_out(state, mesh), metrics
 
 
-@functools.partial(jax.jit, static_argnames=("model", "config"), donate_argnames="states")
+@functools.partial(jax.jit, static_argnames=("model", "config", "mesh"), donate_argnames="states")
 def train_scenes(
     states: TrainState,
     prior_params: PriorParams,
@@ -323,6 +324,7 @@ def train_scenes(
     *,
     model: Model,
     config: TrainConfig,
+    mesh: Mesh | None = None,
 ) -> tuple[TrainState, dict[str, Float[Array, "scenes"]]]:
     """`train_step` for many scenes at once, each with its own state, seed and text.
 
@@ -332,6 +334,9 @@ def train_scenes(
         texts: Stacked likewise.
         model: Shared by all scenes.
         config: Shared by all scenes; the seeds are those of the states.
+        mesh: Devices that share the scenes, and the views of each (see `devices.make_mesh`).
     """
-    step = functools.partial(train_step, model=model, config=config)
-    return jax.vmap(step, in_axes=(0, None, 0))(states, prior_params, texts)
+    step = functools.partial(train_step, model=model, config=config, mesh=mesh)
+    axis = None if mesh is None else "scene"
+    every = jax.vmap(step, in_axes=(0, None, 0), spmd_axis_name=axis)
+    return every(states, prior_params, texts)

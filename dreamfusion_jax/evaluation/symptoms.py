@@ -180,8 +180,12 @@ def examine(scene: TrainedScene, size: int = 32) -> Symptoms:
 def examine_faces(
     scene: TrainedScene, prior: Prior, params: PriorParams, prompt: str
 ) -> float | None:
-    """`face_margin` of a scene; None of one of latents, which has no pictures to show a prior."""
-    if scene.model.latent:
+    """`face_margin` of a scene; None where it cannot be asked for.
+
+    A scene of latents has no pictures to show a prior, and a prior that looks at several sides
+    together is told by poses which they are, not by words.
+    """
+    if scene.model.latent or prior.group > 1:
         return None
     looks = scene.look(away(), size=prior.image_size, backdrop=GREY)
     return face_margin(prior, params, looks.colour, prompt)

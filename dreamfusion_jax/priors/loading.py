@@ -24,6 +24,11 @@ USUAL_GUIDANCE: dict[PriorName, float] = {
 """omega that pictures in two dimensions are usually drawn with; users know 1 + omega as scale."""
 
 
+def made_for_one_prompt(name: PriorName) -> bool:
+    """Whether a prior is loaded for a prompt, and serves no other."""
+    return name == "oracle"
+
+
 def load_prior(
     name: PriorName, prompt: str, weights: str | None = None, **told: Any
 ) -> tuple[Prior, PriorParams]:

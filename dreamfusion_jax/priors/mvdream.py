@@ -29,6 +29,7 @@ from dreamfusion_jax.scene.camera import Camera
 DEFAULT_REPO = "ashawkey/mvdream-sd2.1-diffusers"
 """What `load` takes unless told otherwise."""
 
+
 def describe_pose(camera: Camera) -> Float[Array, "V 16"]:
     """Each camera's matrix from camera to world, 4 x 4 row by row, at unit distance from 0.
 

@@ -146,6 +146,16 @@ class Checkpointer:
             return None
         return self._manager.latest_step()
 
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints, the last one last; empty if there are none."""
+        return [] if self.latest_step() is None else sorted(self._manager.all_steps())
+
+    def forget_after(self, step: int) -> None:
+        """Deletes the checkpoints of later steps, so that a run goes on from an earlier one."""
+        for later in self.steps():
+            if later > step:
+                self._manager.delete(later)
+
     def restore(self, template_state: _State, step: int | None = None) -> _State:
         """The saved state, bit by bit, in the structure and on the devices of a template.
 
@@ -216,9 +226,10 @@ class Checkpointer:
     def _steps(self) -> list[int]:
         if not self.folder.is_dir():
             raise CheckpointError(f"there is no folder {self.folder}")
-        if self.latest_step() is None:
+        steps = self.steps()
+        if not steps:
             raise CheckpointError(f"{self.folder} has no checkpoints")
-        return sorted(self._manager.all_steps())
+        return steps
 
     def _read(self, step: int, read: Callable[[], _T]) -> _T:
         try:

@@ -6,6 +6,7 @@ A training is a state and a function that takes it one step further. What become
 
 import contextlib
 import dataclasses
+import functools
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
@@ -25,7 +26,7 @@ class Moment(Generic[State]):
     Attributes:
         step: Steps done.
         total: Length of the training.
-        state: After the step. It is donated to the next one: keep copies, not the state.
+        read: Gives the state after the step; see `state`.
         values: Scalars of the step.
         stopping: Whether the loop was asked to end here.
         asked: Tells anew whether the loop has been asked to end: an observer that waits for
@@ -34,10 +35,15 @@ class Moment(Generic[State]):
 
     step: int
     total: int
-    state: State
+    read: Callable[[], State]
     values: Values
     stopping: bool = False
     asked: Callable[[], int] = lambda: 0
+
+    @property
+    def state(self) -> State:
+        """After the step. It is donated to the next one: keep copies, not the state."""
+        return self.read()
 
     @property
     def last(self) -> bool:
@@ -64,6 +70,10 @@ class Stopped(Exception):
     def __init__(self, step: int, signal: int) -> None:
         super().__init__(f"stopped after step {step}")
         self.step, self.signal = step, signal
+
+
+def _same(state: State) -> State:
+    return state
 
 
 def iterate(
@@ -95,7 +105,8 @@ def iterate(
     for step in range(first + 1, total + 1):
         state, values = advance(state)
         asked = stop() if step < total else 0
-        moment = Moment(step, total, state, values, stopping=bool(asked), asked=stop)
+        read = functools.partial(_same, state)
+        moment = Moment(step, total, read, values, stopping=bool(asked), asked=stop)
         for observer in observers:
             observer(moment)
         if asked:

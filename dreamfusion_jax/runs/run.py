@@ -9,16 +9,25 @@ Whatever ends the program in between, `Run.resume(folder)` goes on to the same r
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from dreamfusion_jax.devices import device_errors
+from dreamfusion_jax.devices import (
+    agreed,
+    at_hand,
+    device_errors,
+    replicate,
+    spread_weights,
+)
 from dreamfusion_jax.distillation.demand import LESS_MEMORY, Demand, demand_of
 from dreamfusion_jax.distillation.showing import Shown, pictures, show_next
 from dreamfusion_jax.distillation.stages import stage_at, stages
@@ -34,7 +43,7 @@ from dreamfusion_jax.priors.opened import OpenedPrior, Say
 from dreamfusion_jax.priors.prior import Prior, PriorParams, encode_prompts
 from dreamfusion_jax.runs.checkpoint import Checkpointer, CheckpointError, load_config, save_config
 from dreamfusion_jax.runs.files import CONFIG, LAST, METRICS, PREVIEWS, locked
-from dreamfusion_jax.runs.loop import Moment, Observer, Values, iterate, stop_on_signals
+from dreamfusion_jax.runs.loop import Moment, Observer, iterate, stop_on_signals
 from dreamfusion_jax.runs.metrics import Metrics
 from dreamfusion_jax.runs.results import write_preview, write_results
 from dreamfusion_jax.runs.settings import RunSettings, describe_run, read_settings
@@ -208,13 +217,21 @@ class Run:
     ) -> None:
         self.close()
 
-    def train(self, observers: Sequence[Observer[TrainState]] = ()) -> TrainedScene:
+    def train(
+        self,
+        observers: Sequence[Observer[TrainState]] = (),
+        mesh: Mesh | None = None,
+        shared: Path | None = None,
+    ) -> TrainedScene:
         """Trains from the last checkpoint, or from the start, to the end.
 
         SIGINT (Ctrl-C) and SIGTERM end it after the step in hand, which is then saved.
 
         Args:
             observers: Told of every step, after the run has written what it writes.
+            mesh: Devices that share the views and the prior (see `devices.make_mesh`).
+            shared: Folder of the run that several hosts train, for its checkpoints; this one's
+                folder is its own. None for the same.
 
         Raises:
             Stopped: A signal came; the state is saved.
@@ -225,34 +242,55 @@ class Run:
             OSError: Another file cannot be written.
         """
         with (
-            Checkpointer(self.folder) as checkpoints,
+            Checkpointer(shared or self.folder) as checkpoints,
             stop_on_signals() as stop,
             device_errors("a training step", LESS_MEMORY),
         ):
-            state = self._begin(checkpoints)
-            first, total = int(state.step), self.config.train.steps
-            metrics = Metrics(self.folder / METRICS, first, self.config.output.checkpoint_every)
-            watch = Watch(
-                self.folder,
-                first,
-                self.config.output.preview_every,
-                model=self.model,
+            state, total = self.begin(checkpoints, mesh), self.config.train.steps
+            first = int(state.step)
+            prior_params, text = self._prior_params, self.text
+            if mesh is not None:
+                prior_params, text = spread_weights(prior_params, mesh), replicate(text, mesh)
+                if jax.process_count() == 1:  # Else a host looks at its scene on its own.
+                    self._prior_params, self.text = prior_params, text
+            step = functools.partial(
+                train_step,
+                prior_params=prior_params,
+                text=text,
                 config=self.config.train,
-                prior_params=self._prior_params,
-                text=self.text,
+                mesh=mesh,
             )
-            keep = _Keeper(self, checkpoints)
             if first < total:
                 self.say("compiling")
             state = iterate(
-                self._advance_from(first),
+                self.advance_from(first, step),
                 state,
                 first=first,
                 total=total,
-                observers=[metrics, watch, keep, *observers],
-                stop=stop,
+                observers=[*self.keepers(checkpoints, first), *observers],
+                stop=agreed(stop),
             )
         return self.scene(state)
+
+    def keepers(self, checkpoints: Checkpointer, first: int) -> list[Observer[TrainState]]:
+        """The observers that write what a run writes while it trains.
+
+        Args:
+            checkpoints: Of this run.
+            first: Steps that are done.
+        """
+        output = self.config.output
+        watch = Watch(
+            self.folder,
+            first,
+            output.preview_every,
+            model=self.model,
+            config=self.config.train,
+            prior_params=self._prior_params,
+            text=self.text,
+        )
+        metrics = Metrics(self.folder / METRICS, first, output.checkpoint_every)
+        return [metrics, watch, _Keeper(self, checkpoints)]
 
     def state(self) -> TrainState:
         """The state of the last checkpoint; where there is none, that of the start.
@@ -261,14 +299,14 @@ class Run:
             CheckpointError: No checkpoint, or not the scene to begin with, can be read.
         """
         with Checkpointer(self.folder) as checkpoints:
-            return self._begin(checkpoints)
+            return self.begin(checkpoints)
 
     def scene(self, state: TrainState) -> TrainedScene:
         """The scene of a state; it lives as long as the state, which the next step takes."""
         train = self.config.train
         blur = train.variance(train.steps, train.steps)
         return TrainedScene(
-            self.config.scene, state.params, blur, self._decoder, self.settings.about
+            self.config.scene, at_hand(state.params), blur, self._decoder, self.settings.about
         )
 
     def show_next(self, state: TrainState) -> Shown:
@@ -290,11 +328,25 @@ class Run:
         self.say("drawing the turntable and the mesh")
         write_results(self.folder, scene, self.config.output)
 
-    def _begin(self, checkpoints: Checkpointer) -> TrainState:
+    def begin(self, checkpoints: Checkpointer, mesh: Mesh | None = None) -> TrainState:
+        """The state to go on from, as `state`; says which that is.
+
+        Args:
+            checkpoints: Of this run.
+            mesh: Where it is to be; None for the usual device.
+
+        Raises:
+            CheckpointError: See `state`.
+        """
         state = init_state(self.model, self.config.train, self.settings.seed)
-        if checkpoints.latest_step() is None:
-            params = self._scene_to_begin_with()
-            return state if params is None else dataclasses.replace(state, params=params)
+        fresh = checkpoints.latest_step() is None
+        params = self._scene_to_begin_with() if fresh else None
+        if params is not None:
+            state = dataclasses.replace(state, params=params)
+        if mesh is not None:
+            state = replicate(state, mesh)
+        if fresh:
+            return state
         state, note = checkpoints.restore_newest(state)
         if note:
             self.say(note)
@@ -313,14 +365,19 @@ class Run:
             )
         return scene.params
 
-    def _advance_from(self, first: int) -> Callable[[TrainState], tuple[TrainState, Values]]:
-        """What takes a state one step further; steps are counted here, and not waited for."""
+    def advance_from(
+        self, first: int, step: Callable[..., tuple[TrainState, Values]]
+    ) -> Callable[[TrainState], tuple[TrainState, Values]]:
+        """What takes a state one step further; steps are counted here, and not waited for.
+
+        Args:
+            first: Steps that are done.
+            step: Of a state and the model of its stage.
+        """
         count = itertools.count(first)
 
         def advance(state: TrainState) -> tuple[TrainState, Values]:
-            model = stage_at(self._stages, next(count)).model
-            config = self.config.train
-            return train_step(state, self._prior_params, self.text, model=model, config=config)
+            return step(state, model=stage_at(self._stages, next(count)).model)
 
         return advance
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from dreamfusion_jax.devices import at_hand
 from dreamfusion_jax.distillation.showing import Shown, pictures, show
 from dreamfusion_jax.distillation.train import Model, TrainConfig, TrainState
 from dreamfusion_jax.files import write_whole
@@ -22,7 +23,7 @@ from dreamfusion_jax.priors.prompts import Text
 from dreamfusion_jax.runs.files import PROGRESS, SHOWN
 from dreamfusion_jax.runs.loop import Moment
 from dreamfusion_jax.runs.metrics import Table
-from dreamfusion_jax.scene.camera import orbit
+from dreamfusion_jax.scene.camera import CameraConfig, orbit
 from dreamfusion_jax.scene.lighting import plain_albedo
 
 TIMES = (0.2, 0.4, 0.6, 0.8)
@@ -33,6 +34,25 @@ VIEWS = ("front", "left", "back", "right")
 
 _GREY = 0.65
 """Of their backdrop: the middle of what a step draws."""
+
+
+def fixed_views(cameras: CameraConfig, count: int, azimuth: float = 0.0) -> View:
+    """Views evenly around, where a training's cameras are on average, unlit and before grey.
+
+    Args:
+        cameras: Of the training.
+        count: Of the views.
+        azimuth: Of the first, radians.
+    """
+    around = orbit(
+        count,
+        np.deg2rad(np.mean(cameras.elevation)).astype(np.float32),
+        np.float32(np.mean(cameras.distance)),
+        np.float32(np.mean(cameras.focal)),
+        azimuth,
+    )
+    light = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), plain_albedo())
+    return View(around, light, jnp.full((count, 3), _GREY))
 
 
 class Watch:
@@ -75,7 +95,7 @@ class Watch:
         """See `loop.Observer`."""
         if not (moment.step == 1 or moment.last or moment.due(self.every)):
             return
-        state = moment.state
+        state = at_hand(moment.state)
         answers = [
             self._ask(state, self._views(start), time)
             for time in TIMES
@@ -94,16 +114,8 @@ class Watch:
 
     def _views(self, start: int) -> View:
         """As many views as a step has, from one on, so that one program serves both."""
-        cameras, count = self.config.cameras, self.config.views
-        around = orbit(
-            len(VIEWS),
-            np.deg2rad(np.mean(cameras.elevation)).astype(np.float32),
-            np.float32(np.mean(cameras.distance)),
-            np.float32(np.mean(cameras.focal)),
-        )
-        at = np.arange(start, start + count) % len(VIEWS)
-        light = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), plain_albedo())
-        return View(jax.tree.map(lambda x: x[at], around), light, jnp.full((count, 3), _GREY))
+        at = np.arange(start, start + self.config.views) % len(VIEWS)
+        return jax.tree.map(lambda x: x[at], fixed_views(self.config.cameras, len(VIEWS)))
 
     def _ask(self, state: TrainState, view: View, time: float) -> Shown:
         prior_params, text = self._asked

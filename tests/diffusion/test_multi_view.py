@@ -13,6 +13,7 @@ from dreamfusion_jax.diffusion.checkpoints.weights import param_shapes, read_par
 from dreamfusion_jax.diffusion.multi_view import VIEWS, multi_view_config, multi_view_tensors
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 
+
 @pytest.fixture(scope="module")
 def original():
     return original_unet()

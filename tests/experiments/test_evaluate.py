@@ -14,6 +14,7 @@ from dreamfusion_jax.evaluation.judge import Judge, JudgeConfig, save_judge
 from dreamfusion_jax.evaluation.measuring import Judgement, Row
 from dreamfusion_jax.evaluation.report import write_table
 from dreamfusion_jax.evaluation.truth_metrics import Measures
+from dreamfusion_jax.runs.run import run_folder
 from dreamfusion_jax.toybox.world import Scene
 from experiments import run
 from experiments.evaluate import main
@@ -29,7 +30,9 @@ RUN = [
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder with its settings and last state, but no pictures."""
     argv = [*RUN, "--output", str(tmp_path_factory.mktemp("outputs"))]
-    with run.open_run(run.parse(argv), say=print) as begun:
+    arguments = run.parse(argv)
+    folder = run_folder(arguments.output, arguments.prompt, arguments.seed)
+    with run.open_run(arguments, folder, print) as begun:
         begun.train()
     return begun.folder
 

@@ -116,6 +116,8 @@ def test_an_existing_run_is_not_overwritten(
         (["--resume", "/nowhere", "--seed", "1"], "--resume"),
         (["--resume", "/nowhere", "--viewer", "--port", "0"], "/nowhere"),
         (["--prompt", "a red mushroom", "--viewer", "--port", "70000"], "port 70000"),
+        (["--prompt", "a red mushroom", "--split.view", "3"], "takes 3 devices"),
+        (["--prompt", "a red mushroom", "--split.scene", "0"], "scene"),
     ],
 )
 def test_bad_input_is_named_in_one_line(

@@ -9,7 +9,7 @@ from dreamfusion_jax.runs.metrics import Metrics, NotFiniteError
 
 def moment(step, value=1.5, *, total=40, stopping=False, finite=1.0):
     values = {"opacity": jnp.asarray(value), "finite": jnp.asarray(finite)}
-    return Moment(step, total, None, values, stopping)
+    return Moment(step, total, lambda: None, values, stopping)
 
 
 def run(path, first, last, total=40):

@@ -29,7 +29,7 @@ def test_numbers_and_pictures_come_back_as_they_were(tmp_path):
     (tmp_path / "progress.csv").write_text("step,change\n1,0.5\n10,0.25\n")
     observer = TensorBoard(tmp_path)
     for step in (1, 5, 10, 12):
-        observer(Moment(step, 12, None, {"opacity": jnp.asarray(step / 100)}))
+        observer(Moment(step, 12, lambda: None, {"opacity": jnp.asarray(step / 100)}))
     scalars, images = {}, {}
     for event in events_in(tmp_path / FOLDER):
         for value in event.summary.value:

@@ -43,7 +43,7 @@ def moment(step, shift=0.0):
         state.optimizer,
         state.distillation,
     )
-    return Moment(step, CONFIG.train.steps, state, {})
+    return Moment(step, CONFIG.train.steps, lambda: state, {})
 
 
 def rows_of(path):
