@@ -43,7 +43,7 @@ from dreamfusion_jax.priors.opened import OpenedPrior, Say
 from dreamfusion_jax.priors.prior import Prior, PriorParams, encode_prompts
 from dreamfusion_jax.runs.checkpoint import Checkpointer, CheckpointError, load_config, save_config
 from dreamfusion_jax.runs.files import CONFIG, LAST, METRICS, PREVIEWS, locked
-from dreamfusion_jax.runs.loop import Moment, Observer, iterate, stop_on_signals
+from dreamfusion_jax.runs.loop import Moment, Observer, Values, iterate, stop_on_signals
 from dreamfusion_jax.runs.metrics import Metrics
 from dreamfusion_jax.runs.results import write_preview, write_results
 from dreamfusion_jax.runs.settings import RunSettings, describe_run, read_settings

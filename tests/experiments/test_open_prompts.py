@@ -181,7 +181,7 @@ def test_mvdream_from_a_folder_to_files(tmp_path, capsys):
     main([*options, "--output", str(tmp_path)])
     run = tmp_path / "a-red-car-seed0"
     assert all((run / name).is_file() for name in FILES)
-    assert len((run / "metrics.csv").read_text().splitlines()) == 3  # The header, steps 1 and 4.
+    assert (run / "metrics.csv").read_text().splitlines()[-1].startswith("4,")
 
 
 def _truncate(folder):
