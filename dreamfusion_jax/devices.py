@@ -136,7 +136,7 @@ def require_memory(size: int, what: str, less: str = "") -> None:
         OutOfMemoryError: The device that arrays are put on now has not so many bytes free.
     """
     chosen = getattr(jax.config, "jax_default_device", None)  # Unknown to type checkers.
-    device = chosen if isinstance(chosen, jax.Device) else jax.devices()[0]
+    device: Any = chosen if isinstance(chosen, jax.Device) else jax.devices()[0]
     free = free_memory(device)
     if free is not None and size > free:
         raise OutOfMemoryError(

@@ -146,7 +146,7 @@ def _columns(
                     solver=arguments.solver,
                     together=together,
                     progress=lambda done=done, total=total: reporter(
-                        Moment(next(done), total, None, {})
+                        Moment(next(done), total, lambda: None, {})
                     ),
                 )
         except OutOfMemoryError as error:

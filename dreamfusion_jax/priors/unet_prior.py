@@ -1,6 +1,7 @@
 """What the priors with a UNet share, embedded or pretrained."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,7 @@ class UNetPrior:
         params: PriorParams,
         z: Float[Array, "V h w C"],
         t: Float[Array, "V"],
-        embedding: Float[Array, "V N D"],
+        embedding: Any,
     ) -> Float[Array, "V h w C"]:
         """The noise in z_t, float32; channels beyond those of z, a learned variance, are left."""
         index = self.schedule.timestep(t).astype(jnp.float32)
