@@ -343,7 +343,7 @@ PRESETS = (
         "toybox",
         PAPER_SMALL,
         "an hour of one CPU core",
-        "DreamFusion's own field, renderer and optimizer with a small prior",
+        "DreamFusion's own field, renderer and optimizer; soft edges, measured on two objects",
     ),
     Preset(
         "paper-if",
