@@ -80,7 +80,7 @@ def test_the_grid_field_becomes_a_car() -> None:
 
 def test_groups_of_four_cameras_train_a_car() -> None:
     """As a prior of several views asks: four cameras around, one time, one light."""
-    config = _oracle(TOYBOX, steps=80, views=4)
+    config = _oracle(TOYBOX, steps=100, views=4)
     overlap, psnr = _scores("a red car", config, _distil("a red car", config, group=4))
     assert overlap >= 0.85
     assert psnr >= 22.0

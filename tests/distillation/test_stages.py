@@ -1,7 +1,6 @@
 """What follows the progress of a run besides numbers: sizes of renderings, and backdrops."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -39,19 +38,17 @@ def test_renderings_grow_at_their_moments_and_each_size_is_one_program():
     assert len({stage_at(run, step).model for step in range(40)}) == 3
 
 
-def test_a_run_takes_each_step_with_the_model_of_its_stage(monkeypatch):
+def test_a_run_takes_each_step_with_the_model_of_its_stage():
     model = make_model(GaussianPrior(SCHEDULE, 0.5, image_size=4))
     taken = []
 
-    def step(state, params, text, *, model, config):
+    def step(state, *, model):
         taken.append(model.prior.image_size)
         return state, {}
 
-    monkeypatch.setattr(run_module, "train_step", step)
     run = object.__new__(run_module.Run)
-    run._stages, run._prior_params, run.text = stages(model, SIZES), None, None
-    run.config = SimpleNamespace(train=SIZES)
-    advance = run._advance_from(8)  # As after a stop.
+    run._stages = stages(model, SIZES)
+    advance = run.advance_from(8, step)  # As after a stop.
     for _ in range(14):
         advance(object.__new__(TrainState))
     assert taken == 2 * [4] + 10 * [6] + 2 * [9]
