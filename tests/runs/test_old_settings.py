@@ -10,6 +10,7 @@ from dreamfusion_jax.runs.old_settings import upgrade
 from dreamfusion_jax.runs.settings import RunSettings, from_json, to_json
 from dreamfusion_jax.scene.fields.density import LITERAL, Density
 from dreamfusion_jax.scene.fields.grid import GridField
+from dreamfusion_jax.scene.fields.hash import HashField
 from dreamfusion_jax.scene.fields.mlp import MlpField
 from dreamfusion_jax.scene.fields.proposal import ProposalMlp
 
@@ -103,9 +104,9 @@ def upgraded_scene(field):
 
 def test_densities_of_older_runs_are_what_they_were():
     scene = upgraded_scene(MLP)
-    field = from_json(scene["field"], GridField | MlpField)
+    field = from_json(scene["field"], GridField | HashField | MlpField)
     assert field == MlpField(32, 2, 6, LITERAL, bfloat16=True)
     assert from_json(scene["proposal"], ProposalMlp) == ProposalMlp(16, density=LITERAL)
-    field = from_json(upgraded_scene(GRID)["field"], GridField | MlpField)
+    field = from_json(upgraded_scene(GRID)["field"], GridField | HashField | MlpField)
     assert isinstance(field, GridField) and field.radius == 0.5
     assert field.density == Density(-3.0, "inside", 7.0, 0.1)
