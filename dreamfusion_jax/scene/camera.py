@@ -75,14 +75,14 @@ class CameraConfig:
         elevation: Lowest and highest elevation, degrees.
         area_probability: Share of cameras that are uniform in area instead of in angle.
         distance: Smallest and largest distance from the origin.
-        relative: Whether these distances are multiples of 2 f, f the focal length, so that a
-            picture is as wide as twice the distance's number whatever the perspective (MVDream,
-            2308.16512, in threestudio's settings).
         position_jitter: Half the side of the cube of uniform offsets of the position.
         look_at_std: Spread of the looked-at point around the origin; see `gaussians`.
         up_std: Spread of the up vector around +z; see `gaussians`.
         gaussians: Whether the two spreads are variances or standard deviations.
         focal: Smallest and largest focal length in image widths.
+        relative: Whether distances are multiples of 2 f, f the focal length, so that a
+            picture is as wide as twice the distance's number whatever the perspective (MVDream,
+            2308.16512, in threestudio's settings).
 
     Raises:
         SettingError: An angle, a distance or a focal length is impossible or not in order, the
@@ -92,12 +92,12 @@ class CameraConfig:
     elevation: tuple[float, float] = (-10.0, 90.0)
     area_probability: float = 0.5
     distance: tuple[float, float] = (1.0, 1.5)
-    relative: bool = False
     position_jitter: float = 0.1
     look_at_std: float = 0.2
     up_std: float = 0.02
     gaussians: Literal["variance", "std"] = "std"
     focal: tuple[float, float] = (0.7, 1.35)
+    relative: bool = False
 
     def __post_init__(self) -> None:
         check_span(self, Range(-90.0, 90.0), "elevation")
