@@ -1,9 +1,11 @@
-"""Frozen dataclasses that JAX understands."""
+"""Frozen dataclasses that JAX understands, and what is done with whole trees of arrays."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
+import jax.numpy as jnp
 
 _T = TypeVar("_T")
 
@@ -37,3 +39,13 @@ def pytree(cls: type[_T]) -> type[_T]:
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten)
     return cls
+
+
+def stack(trees: Sequence[_T]) -> _T:
+    """Trees of one structure as one, their arrays along a new leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def tree_bytes(tree: Any) -> int:
+    """What the arrays of a tree take, or would take where it holds their shapes."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -6,7 +6,7 @@ import jax
 from jax.sharding import Mesh
 
 from dreamfusion_jax.devices import Split, choose_split, device_memory, make_mesh
-from dreamfusion_jax.runs.fitting import tree_bytes
+from dreamfusion_jax.pytree import tree_bytes
 from dreamfusion_jax.runs.run import LoadedPrior, Say
 from dreamfusion_jax.runs.settings import RunSettings
 from experiments.run_options import SplitOptions

@@ -25,6 +25,7 @@ from dreamfusion_jax.distillation.train import (
 from dreamfusion_jax.presets import PAPER, Preset, RunConfig
 from dreamfusion_jax.priors.prior import Prior, PriorParams, View, encode_prompts, guide
 from dreamfusion_jax.priors.prompts import Text
+from dreamfusion_jax.pytree import stack
 from dreamfusion_jax.scene.camera import cast_rays
 from dreamfusion_jax.scene.fields.pieces import in_pieces
 from dreamfusion_jax.scene.render import interval_points, sample_intervals
@@ -74,7 +75,7 @@ def scene_cases(setting: Setting) -> Iterator[Case]:
     step = jnp.asarray(config.steps // 2, jnp.int32)
     keys = step_keys(jnp.asarray(0, jnp.uint32), step)
     # Half-way through: lit, and jittered along the rays.
-    view = jax.jit(lambda: sample_view(keys, step, config))()
+    view = jax.jit(lambda: sample_view(keys, step, config, setting.prior.group))()
     variance, half = config.variance(step.astype(jnp.float32), config.steps), jnp.asarray(0.5)
     params = jax.jit(scene.init)(jax.random.key(0))
     rays = cast_rays(view.camera, size, size)
@@ -112,7 +113,7 @@ def prior_cases(setting: Setting) -> Iterator[Case]:
     config, prior, params = setting.config.train, setting.prior, setting.params
     views, size = config.views, prior.image_size
     keys = step_keys(jnp.asarray(0, jnp.uint32), jnp.zeros((), jnp.int32))
-    view = jax.jit(lambda: sample_view(keys, jnp.zeros((), jnp.int32), config))()
+    view = jax.jit(lambda: sample_view(keys, jnp.zeros((), jnp.int32), config, prior.group))()
     channels = 4 if setting.config.scene.latent else 3
     image = jax.random.uniform(jax.random.key(1), (views, size, size, channels))
     z = jax.jit(prior.encode_image)(params, image)
@@ -164,9 +165,6 @@ def step_case(setting: Setting) -> Case:
 def scenes_case(setting: Setting, scenes: int) -> Case:
     """A step of several scenes at once."""
     model, config = setting.model, setting.config.train
-
-    def stack(trees: list[Any]) -> Any:
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
     def arguments() -> tuple[Any, ...]:
         states = stack([init_state(model, config, seed) for seed in range(scenes)])

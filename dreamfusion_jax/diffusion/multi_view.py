@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from dreamfusion_jax.diffusion.checkpoints.ldm_names import unet_name
+from dreamfusion_jax.diffusion.checkpoints.ldm_names import unet_names
 from dreamfusion_jax.diffusion.checkpoints.pipeline import Pipeline, open_pipeline
 from dreamfusion_jax.diffusion.checkpoints.tensors import Tensors, WeightsError
 from dreamfusion_jax.diffusion.checkpoints.weights import tensor_shapes
@@ -97,11 +97,7 @@ def multi_view_tensors(source: str, stored: Tensors, config: UNetConfig) -> Tens
     Raises:
         WeightsError: There are tensors that are not this model's.
     """
-    attention = {i for i, kind in enumerate(config.up_block_types) if "CrossAttn" in kind}
-    names = {
-        name: unet_name(name, config.layers_per_block[0], attention)
-        for name in tensor_shapes(UNet2DConditionModel(config))
-    }
+    names = unet_names(config, tensor_shapes(UNet2DConditionModel(config)))
     rest = sorted(set(stored) - set(names.values()))
     if rest:
         raise WeightsError(f"{source} has tensors that are not MVDream's, the first is {rest[0]}")

@@ -16,6 +16,7 @@ from dreamfusion_jax.priors.opened import OpenedPrior
 from dreamfusion_jax.priors.prior import PriorParams
 from dreamfusion_jax.priors.prompts import Text
 from dreamfusion_jax.priors.sampling import sampling_flops
+from dreamfusion_jax.pytree import tree_bytes
 
 LONGEST = 12 * 3600.0
 """Seconds that a run may take without being asked for: over night."""
@@ -104,11 +105,10 @@ def demand_of(model: Model, config: TrainConfig, prior_params: PriorParams, text
     ]
     ends = [*(stage.first for stage in run[1:]), config.steps]
     counts = [end - stage.first for stage, end in zip(run, ends, strict=True)]
-    leaves = [*jax.tree.leaves((state, prior_params)), *jax.tree.leaves(state.params)]
     return Demand(
         flops=math.fsum(n * product_flops(step) for n, step in zip(counts, steps, strict=True)),
-        size=sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-        + max(map(largest_product, steps)),
+        # The gradient is as large as the scene.
+        size=tree_bytes((state, prior_params, state.params)) + max(map(largest_product, steps)),
         dtype=_usual_dtype(prior_params),
     )
 
@@ -122,9 +122,8 @@ def demand_of_pictures(opened: OpenedPrior, texts: Sequence[str], steps: int, se
         steps: Evaluations of the model for each.
         seeds: Pictures of each text.
     """
-    weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(opened.shapes))
     flops = seeds * sampling_flops(opened, texts, steps)
-    return Demand(flops, weights, _usual_dtype(opened.shapes))
+    return Demand(flops, tree_bytes(opened.shapes), _usual_dtype(opened.shapes))
 
 
 def _usual_dtype(params: PriorParams) -> jnp.dtype:

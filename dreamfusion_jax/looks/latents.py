@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from dreamfusion_jax.maths import expand_to
 from dreamfusion_jax.priors.prior import Prior, PriorParams
-from dreamfusion_jax.pytree import pytree
+from dreamfusion_jax.pytree import pytree, stack
 from dreamfusion_jax.scene.camera import Camera
 from dreamfusion_jax.scene.fields.protocol import Params
 from dreamfusion_jax.scene.lighting import plain_albedo
@@ -125,4 +125,4 @@ def scene_colours(
         )
         for i in range(cameras.focal.shape[0])
     ]
-    return fit_colours(jax.tree.map(lambda *x: jnp.stack(x), *views))
+    return fit_colours(stack(views))

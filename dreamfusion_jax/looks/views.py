@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
 from dreamfusion_jax.looks.latents import Decoder, decode_view
-from dreamfusion_jax.pytree import pytree
+from dreamfusion_jax.pytree import pytree, stack
 from dreamfusion_jax.scene.camera import Camera
 from dreamfusion_jax.scene.fields.protocol import Params
 from dreamfusion_jax.scene.lighting import Lighting, headlight
@@ -137,4 +137,4 @@ def look_around(
         )
         for i in range(cameras.focal.shape[0])
     ]
-    return jax.tree.map(lambda *x: jnp.stack(x), *views)
+    return stack(views)

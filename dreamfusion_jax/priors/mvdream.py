@@ -5,7 +5,6 @@ knows which side is which, and an object has one face.
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +15,12 @@ from dreamfusion_jax.diffusion.checkpoints.checkpoint import Checkpoint
 from dreamfusion_jax.diffusion.layers import Dtype
 from dreamfusion_jax.diffusion.multi_view import multi_view_config, open_multi_view
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
-from dreamfusion_jax.diffusion.vae import AutoencoderKL, VaeConfig
+from dreamfusion_jax.diffusion.vae import VaeConfig
 from dreamfusion_jax.maths import safe_normalize
 from dreamfusion_jax.priors.opened import OpenedPrior, Say
-from dreamfusion_jax.priors.pretrained import open_parts, read_schedule
 from dreamfusion_jax.priors.prior import Condition, PriorParams, View
 from dreamfusion_jax.priors.prompts import PromptConfig, Text
-from dreamfusion_jax.priors.stable_diffusion import SIZES, StableDiffusionPrior, vae_dtype
-from dreamfusion_jax.priors.text import CachedText, encode_clip
+from dreamfusion_jax.priors.stable_diffusion import SIZES, StableDiffusionPrior, assemble
 from dreamfusion_jax.scene.camera import Camera
 
 DEFAULT_REPO = "ashawkey/mvdream-sd2.1-diffusers"
@@ -94,21 +91,6 @@ def open_prior(
     """
     pipeline = open_multi_view(source) if isinstance(source, str) else source
     dtype = compute_dtype() if dtype is None else dtype
-    config = multi_view_config(pipeline.config("unet"))
-    assert config.sample_size is not None  # See `multi_view_config`.
-    unet = UNet2DConditionModel(config, dtype)
-    vae = AutoencoderKL(VaeConfig.from_json(pipeline.config("vae")), vae_dtype(dtype))
-    prior = MvDreamPrior(
-        unet=unet,
-        schedule=read_schedule(pipeline),
-        text=CachedText(pipeline, functools.partial(encode_clip, say=say)),
-        vae=vae,
-        latent_size=config.sample_size,
-        image_size=image_size or SIZES[0],
-    )
-    return open_parts(
-        pipeline,
-        prior,
-        unet.config.text_dim,
-        {"unet": (unet, dtype), "vae": (vae, vae_dtype(dtype))},
-    )
+    unet = UNet2DConditionModel(multi_view_config(pipeline.config("unet")), dtype)
+    vae, size = VaeConfig.from_json(pipeline.config("vae")), image_size or SIZES[0]
+    return assemble(MvDreamPrior, pipeline, unet, vae, dtype, image_size=size, say=say)

@@ -20,6 +20,7 @@ from dreamfusion_jax.diffusion.checkpoints.pipeline import open_pipeline
 from dreamfusion_jax.diffusion.checkpoints.single_file import open_single_file
 from dreamfusion_jax.diffusion.checkpoints.tensors import WeightsError
 from dreamfusion_jax.diffusion.layers import Dtype
+from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.vae import AutoencoderKL, VaeConfig
 from dreamfusion_jax.maths import from_symmetric, to_symmetric
 from dreamfusion_jax.priors.opened import OpenedPrior, Say
@@ -141,14 +142,6 @@ def open_checkpoint(
     return open_pipeline(source, _COMPONENTS)
 
 
-def vae_dtype(dtype: Dtype) -> Dtype:
-    """What the VAE computes in beside a UNet of a type.
-
-    In float16 the encoder's activations overflow, and its gradient underflows.
-    """
-    return jnp.float32 if dtype == jnp.float16 else dtype
-
-
 def open_prior(
     source: str | Checkpoint = DEFAULT_REPO,
     *,
@@ -172,23 +165,52 @@ def open_prior(
     """
     pipeline = open_checkpoint(source) if isinstance(source, str) else source
     dtype = compute_dtype() if dtype is None else dtype
-    vae = AutoencoderKL(VaeConfig.from_json(pipeline.config("vae")), vae_dtype(dtype))
-    unet, size = read_unet(pipeline, vae.config.latent_channels, dtype)
-    prior = StableDiffusionPrior(
+    vae = VaeConfig.from_json(pipeline.config("vae"))
+    unet, size = read_unet(pipeline, vae.latent_channels, dtype)
+    pixels = size if latent else image_size or SIZES[0]
+    return assemble(
+        StableDiffusionPrior, pipeline, unet, vae, dtype, latent=latent, image_size=pixels, say=say
+    )
+
+
+def assemble(
+    kind: type[StableDiffusionPrior],
+    pipeline: Checkpoint,
+    unet: UNet2DConditionModel,
+    vae_config: VaeConfig,
+    dtype: Dtype,
+    *,
+    image_size: int,
+    latent: bool = False,
+    say: Say | None = None,
+) -> OpenedPrior:
+    """A prior with Stable Diffusion's autoencoder and text encoder around a UNet.
+
+    Args:
+        kind: Of the prior.
+        pipeline: The checkpoint.
+        unet: Of a stated sample size.
+        vae_config: Of the autoencoder.
+        dtype: Type of the UNet's weights.
+        image_size: Height and width of the renderings.
+        latent: Whether they are latents.
+        say: Is told when texts are encoded.
+    """
+    # In float16 the encoder's activations overflow, and its gradient underflows.
+    vae_dtype = jnp.float32 if dtype == jnp.float16 else dtype
+    vae = AutoencoderKL(vae_config, vae_dtype)
+    assert unet.config.sample_size is not None
+    prior = kind(
         unet=unet,
         schedule=read_schedule(pipeline),
         text=CachedText(pipeline, functools.partial(encode_clip, say=say)),
         vae=vae,
-        latent_size=size,
+        latent_size=unet.config.sample_size,
         latent=latent,
-        image_size=size if latent else image_size or SIZES[0],
+        image_size=image_size,
     )
-    return open_parts(
-        pipeline,
-        prior,
-        unet.config.text_dim,
-        {"unet": (unet, dtype), "vae": (vae, vae_dtype(dtype))},
-    )
+    parts = {"unet": (unet, dtype), "vae": (vae, vae_dtype)}
+    return open_parts(pipeline, prior, unet.config.text_dim, parts)
 
 
 def load(

@@ -1,13 +1,13 @@
 """How many scenes fit into a device's memory at once, as the compiler tells it."""
 
 import dataclasses
-from typing import Any
 
 import jax
 
 from dreamfusion_jax.devices import OutOfMemoryError, device_errors, device_memory
 from dreamfusion_jax.distillation.train import Model, init_state, train_scenes
 from dreamfusion_jax.priors.prior import encode_prompts
+from dreamfusion_jax.pytree import tree_bytes
 from dreamfusion_jax.runs.run import LoadedPrior
 from dreamfusion_jax.runs.settings import RunSettings
 
@@ -71,11 +71,6 @@ def scenes_that_fit(
         room, own = max(memory - weights, 0), max(needed - weights, 1)
         scenes = max(min(scenes * room // own, scenes - 1), 1)
     return Fit(1, None, memory)
-
-
-def tree_bytes(tree: Any) -> int:
-    """What the arrays of a tree take."""
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _step_bytes(settings: RunSettings, loaded: LoadedPrior, scenes: int) -> int | None:

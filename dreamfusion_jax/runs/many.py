@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import ScalarLike
@@ -23,6 +22,7 @@ from jaxtyping import ScalarLike
 from dreamfusion_jax.devices import replicate, spread_weights
 from dreamfusion_jax.distillation.train import TrainState, train_scenes
 from dreamfusion_jax.priors.loading import made_for_one_prompt
+from dreamfusion_jax.pytree import stack
 from dreamfusion_jax.runs.checkpoint import Checkpointer, CheckpointError
 from dreamfusion_jax.runs.files import CONFIG
 from dreamfusion_jax.runs.loop import Moment, Observer, iterate
@@ -198,8 +198,8 @@ def _train(
     """Trains members that stand at the same step; leaves their states in them."""
     run = members[0].run
     prior_params = run.loaded[1]
-    states = _stack([member.state for member in members])
-    texts = _stack([member.run.text for member in members])
+    states = stack([member.state for member in members])
+    texts = stack([member.run.text for member in members])
     if mesh is not None:
         prior_params = spread_weights(prior_params, mesh)
         states, texts = (
@@ -226,10 +226,6 @@ def _train(
         )
         for at, member in enumerate(members):
             member.state = apart.cut(states, at)
-
-
-def _stack(trees: Sequence[_T]) -> _T:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 @jax.jit

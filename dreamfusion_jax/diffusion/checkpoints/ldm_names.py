@@ -5,7 +5,9 @@ files hold UNet, VAE and text encoder together, each under a prefix.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+from dreamfusion_jax.diffusion.unet_config import UNetConfig
 
 UNET = "model.diffusion_model."
 """Prefix of the UNet."""
@@ -97,6 +99,12 @@ def unet_name(name: str, layers: int, levels_with_attention: set[int]) -> str:
     name = re.sub(r"^up_blocks\.(\d+)\.(\w+)\.(\d+)\.", up, name, count=1)
     name = _apply(_UNET_ENDS, name)
     return _apply(_RESNET, name) if is_resnet else name
+
+
+def unet_names(config: UNetConfig, names: Iterable[str]) -> dict[str, str]:
+    """The LDM names of a UNet's tensors, without prefix, by diffusers' names."""
+    attention = {i for i, kind in enumerate(config.up_block_types) if "CrossAttn" in kind}
+    return {name: unet_name(name, config.layers_per_block[0], attention) for name in names}
 
 
 def vae_name(name: str, levels: int) -> str:

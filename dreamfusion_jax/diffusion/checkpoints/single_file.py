@@ -1,7 +1,6 @@
 """Stable Diffusion 1.x and 2.x in one .safetensors file, with the names of the original code."""
 
 import dataclasses
-import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -233,11 +232,8 @@ def _said_prediction(file: Path, stored: Tensors) -> str | None:
 
 def _unet_tensors(checkpoint: SingleFile, stored: Tensors) -> Tensors:
     config = UNetConfig.from_json(checkpoint.config("unet"))
-    layers = config.layers_per_block[0]
-    attention = {i for i, kind in enumerate(config.up_block_types) if "CrossAttn" in kind}
-    rename = functools.partial(ldm_names.unet_name, layers=layers, levels_with_attention=attention)
     shapes = tensor_shapes(UNet2DConditionModel(config))
-    names = {name: ldm_names.UNET + rename(name) for name in shapes}
+    names = {new: ldm_names.UNET + old for new, old in ldm_names.unet_names(config, shapes).items()}
     return _pick(checkpoint.file, stored, ldm_names.UNET, names, shapes)
 
 
