@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 SLOW = {
-    *("huggingface_hub", "jinja2", "matplotlib", "mediapy", "skimage", "tensorboardX"),
+    *("huggingface_hub", "jinja2", "matplotlib", "mediapy", "orbax", "skimage", "tensorboardX"),
     *("transformers", "trimesh", "viser"),
 }
 PROGRAM = """

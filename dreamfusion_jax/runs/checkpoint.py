@@ -8,13 +8,15 @@ import pathlib
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import orbax.checkpoint as ocp
 
 from dreamfusion_jax.files import write_whole
+
+if TYPE_CHECKING:
+    import orbax.checkpoint
 
 _State = TypeVar("_State")
 _T = TypeVar("_T")
@@ -22,6 +24,13 @@ _T = TypeVar("_T")
 
 _FULL = 1 << 20
 """Bytes; with less room than this a disk is called full."""
+
+
+def _orbax() -> Any:
+    """Imported where it is used, so that the help of a program comes sooner."""
+    import orbax.checkpoint
+
+    return orbax.checkpoint
 
 
 _ASYNCIO = logging.getLogger("asyncio")
@@ -106,7 +115,8 @@ class Checkpointer:
             self._hook(unraisable)
 
     @functools.cached_property
-    def _manager(self) -> ocp.CheckpointManager:
+    def _manager(self) -> "orbax.checkpoint.CheckpointManager":
+        ocp = _orbax()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=self.keep,
             enable_async_checkpointing=False,
@@ -131,7 +141,7 @@ class Checkpointer:
         if not self.folder.is_dir() and latest is None and "_manager" in vars(self):
             raise CheckpointError(f"the folder {self.folder} is gone")
         try:
-            self._manager.save(step, args=ocp.args.StandardSave(_flatten(state)))
+            self._manager.save(step, args=_orbax().args.StandardSave(_flatten(state)))
         except Exception as error:  # orbax documents no exceptions for what a disk refuses.
             self._failed = True
             kept = "there is none before" if latest is None else f"that of step {latest} is kept"
@@ -176,7 +186,7 @@ class Checkpointer:
         saved = self._read(step, lambda: self._manager.item_metadata(step).tree)
         self._check_fit(step, saved, template)
         arrays = self._read(
-            step, lambda: self._manager.restore(step, args=ocp.args.StandardRestore(template))
+            step, lambda: self._manager.restore(step, args=_orbax().args.StandardRestore(template))
         )
         return _unflatten(arrays, template_state)
 
@@ -219,7 +229,7 @@ class Checkpointer:
         self._check_fit(step, {k: v for k, v in saved.items() if k.startswith(prefix)}, part)
         whole = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in saved.items()}
         arrays = self._read(
-            step, lambda: self._manager.restore(step, args=ocp.args.StandardRestore(whole))
+            step, lambda: self._manager.restore(step, args=_orbax().args.StandardRestore(whole))
         )
         return _unflatten({name.removeprefix(prefix): x for name, x in arrays.items()}, template)
 
