@@ -70,5 +70,7 @@ def make_objects(
 
 def _brief(preset: Preset):
     """The measures look at the objects themselves, and need no turntables."""
-    least = dataclasses.replace(preset.config.output, preview_every=10**9, frames=4, size=64)
+    least = dataclasses.replace(
+        preset.config.output, preview_every=10**9, frames=4, size=64, mesh_texture=0
+    )
     return dataclasses.replace(preset.config, output=least)

@@ -87,6 +87,15 @@ class Watch:
     ) -> None:
         self.every, self.model, self.config = every, model, config
         self._asked = prior_params, text
+        views, count = fixed_views(config.cameras, len(VIEWS)), config.views
+        # As many at once as a step has, so that one program serves both.
+        self._batches = [
+            jax.tree.map(lambda x, at=at: x[at], views)
+            for at in (
+                np.arange(start, start + count) % len(VIEWS)
+                for start in range(0, len(VIEWS), count)
+            )
+        ]
         self._shown = folder / SHOWN
         self._table = Table(folder / PROGRESS, first)
         self.latest: dict[str, float] = {}
@@ -96,11 +105,7 @@ class Watch:
         if not (moment.step == 1 or moment.last or moment.due(self.every)):
             return
         state = at_hand(moment.state)
-        answers = [
-            self._ask(state, self._views(start), time)
-            for time in TIMES
-            for start in range(0, len(VIEWS), self.config.views)
-        ]
+        answers = [self._ask(state, views, time) for time in TIMES for views in self._batches]
         by_time = np.split(np.asarray([answer.residual for answer in answers]), len(TIMES))
         sheet = self._sheet(answers)
         values = {
@@ -111,11 +116,6 @@ class Watch:
         values["change"] = self._keep(moment.step, sheet)
         self._table.append(moment.step, values)
         self.latest = values
-
-    def _views(self, start: int) -> View:
-        """As many views as a step has, from one on, so that one program serves both."""
-        at = np.arange(start, start + self.config.views) % len(VIEWS)
-        return jax.tree.map(lambda x: x[at], fixed_views(self.config.cameras, len(VIEWS)))
 
     def _ask(self, state: TrainState, view: View, time: float) -> Shown:
         prior_params, text = self._asked

@@ -5,6 +5,7 @@ looks along its own -z with y up and x to the right (OpenGL). Angles are in radi
 """
 
 import dataclasses
+import functools
 from typing import Literal
 
 import jax
@@ -216,6 +217,7 @@ def _uniform(key: Key[Array, ""], bounds: tuple[float, float]) -> Float[Array, "
     return jax.random.uniform(key, minval=bounds[0], maxval=bounds[1])
 
 
+@functools.partial(jax.jit, static_argnames="num_views")
 def orbit(
     num_views: int,
     elevation: ScalarLike,

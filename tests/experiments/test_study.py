@@ -21,6 +21,7 @@ TINY = {
     "train.views": 1,
     "scene.sampling.intervals": 8,
     "output.mesh_resolution": 16,
+    "output.mesh_texture": 0,
     "train.distillation.guidance_weight": 0.0,
 }
 

@@ -26,6 +26,7 @@ CONFIG_OF_RUN = changed(
         "output.size": 16,
         "output.frames": 2,
         "output.mesh_resolution": 16,
+        "output.mesh_texture": 16,
         "output.preview_every": 7,
         "output.preview_size": 8,
         "output.checkpoint_every": 5,
