@@ -201,6 +201,7 @@ def truth_silhouettes(scene: Scene, cameras: Camera, *, size: int) -> Bool[Array
     return _truth_view(scene, cameras, size=size)[1]
 
 
+@functools.partial(jax.jit, static_argnames="size")
 def sphere_silhouettes(cameras: Camera, *, size: int) -> Bool[Array, "V H W"]:
     """Which pixel centres see a sphere of radius 0.4 at the origin."""
     near, far = sphere_bounds(cast_rays(cameras, size, size), _SPHERE_RADIUS)

@@ -6,12 +6,22 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.compiling import compile_well
 
 from dreamfusion_jax.evaluation import truth_metrics as metrics
 from dreamfusion_jax.toybox.world import CATEGORIES, COLOURS, Scene
 
 SIZE = 48
 CAR = Scene("car", "green")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def drawn_quickly():
+    """A search draws the truth some hundred times."""
+    with pytest.MonkeyPatch.context() as patch:
+        drawn = compile_well(metrics.truth_silhouettes, static_argnames=("scene", "size"))
+        patch.setattr(metrics, "truth_silhouettes", drawn)
+        yield
 
 
 def test_iou_of_shifted_squares_is_the_closed_form() -> None:

@@ -1,7 +1,10 @@
 """The command line with pretrained priors, from folders in diffusers' layout to files."""
 
+import contextlib
+import io
 import json
 import shutil
+from types import SimpleNamespace
 
 import huggingface_hub
 import jax
@@ -61,14 +64,32 @@ def _refused(capsys, *arguments):
     return lines[0]
 
 
-def test_run_resume_and_a_second_run_without_text_encoder(weights, tmp_path, capsys):
-    mine = tmp_path / "weights"
-    shutil.copytree(weights, mine)
-    first = _run(mine, tmp_path / "one")
-    assert all((first / name).is_file() for name in FILES)
-    phases = ("loading the prior", "encoding the prompt", f"encoding 6 texts with {mine}/text_enc")
-    phases += tuple(f"reading {mine}/{part} (0.0" for part in ("unet", "vae"))
-    assert _in_order(capsys.readouterr().out.splitlines(), (*phases, "compiling"))
+@pytest.fixture(scope="module")
+def plain(weights, tmp_path_factory):
+    """A finished run, with weights and a cache of its own, and what it said."""
+    folder = tmp_path_factory.mktemp("plain")
+    shutil.copytree(weights, folder / "weights")
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        run = _run(folder / "weights", folder / "one")
+    return SimpleNamespace(folder=folder, run=run, said=said.getvalue())
+
+
+def test_a_run_writes_every_file_and_says_what_it_reads(plain):
+    assert all((plain.run / name).is_file() for name in FILES)
+    weights = plain.folder / "weights"
+    phases = ("loading the prior", "encoding the prompt")
+    phases += (f"encoding 6 texts with {weights}/text_enc",)
+    phases += tuple(f"reading {weights}/{part} (0.0" for part in ("unet", "vae"))
+    assert _in_order(plain.said.splitlines(), (*phases, "compiling"))
+
+
+def test_resumed_or_made_again_without_the_text_encoder_it_is_the_same(
+    plain, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(plain.folder / "cache"))
+    first, mine = plain.run, plain.folder / "weights"
     kept = {name: (first / name).read_bytes() for name in ("preview.png", "mesh.glb")}
 
     shutil.rmtree(first / "checkpoints" / "4")
@@ -145,10 +166,9 @@ def _in_order(lines, starts):
     return at == sorted(at)
 
 
-def test_a_negative_prompt_steers(weights, tmp_path):
-    plain = _run(weights, tmp_path / "plain")
-    steered = _run(weights, tmp_path / "steered", "--negative-prompt", "a blue car")
-    pictures = [np.asarray(Image.open(run / "preview.png")) for run in (plain, steered)]
+def test_a_negative_prompt_steers(plain, weights, tmp_path):
+    steered = _run(weights, tmp_path, "--negative-prompt", "a blue car")
+    pictures = [np.asarray(Image.open(run / "preview.png")) for run in (plain.run, steered)]
     assert pictures[0].shape == pictures[1].shape and (pictures[0] != pictures[1]).any()
     settings = json.loads((steered / "config.json").read_text())["settings"]
     assert settings["negative_prompt"] == "a blue car"
