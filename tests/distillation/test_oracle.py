@@ -78,6 +78,7 @@ def test_the_grid_field_becomes_a_car() -> None:
     assert psnr >= 24.0
 
 
+@pytest.mark.slow
 def test_groups_of_four_cameras_train_a_car() -> None:
     """As a prior of several views asks: four cameras around, one time, one light."""
     config = _oracle(TOYBOX, steps=100, views=4)

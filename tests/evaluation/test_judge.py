@@ -48,7 +48,7 @@ TINY = JudgeConfig(
     words=len(build_tokenizer()),
 )
 SMALL_RUN = JudgeTraining(
-    steps=300, batch_size=32, learning_rate=5e-3, report_every=20, nonsense=0.15, judge=TINY
+    steps=200, batch_size=32, learning_rate=5e-3, report_every=100, nonsense=0.15, judge=TINY
 )
 
 
@@ -204,6 +204,7 @@ def test_a_tiny_judge_learns_to_name_and_to_compare(trained: Path) -> None:
     assert "| today's cameras | " in describe(found) and not passes(found, 0.5)
 
 
+@pytest.mark.slow
 def test_a_stopped_training_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Saved after 10 steps and stopped after 15: steps 11 to 15 are taken twice."""
     straight, stopped = (

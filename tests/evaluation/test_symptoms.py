@@ -183,6 +183,7 @@ def test_retries_start_again_with_the_next_seed_and_name_the_best(
     assert f"best of 3: {tmp_path / 'a-red-car-seed2'}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_symptoms_are_calibrated_from_the_command_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "experiments.calibrate_symptoms", "--categories", "duck"]
     command += ["--colours", "yellow", "--output", str(tmp_path)]

@@ -8,6 +8,7 @@ from helpers.programs import command, refused
 from experiments.benchmark import main
 
 
+@pytest.mark.slow
 def test_the_prior_and_its_peers_are_timed(tmp_path):
     file = tmp_path / "benchmark.json"
     result = command(

@@ -99,6 +99,7 @@ def test_two_tasks_of_an_array_make_all_prompts_once(prompts, tmp_path, capsys):
     assert before == {file: file.stat().st_mtime_ns for file in before}
 
 
+@pytest.mark.slow
 def test_a_stopped_command_goes_on(tmp_path, capsys, monkeypatch):
     arguments = ["--prompt", "a red mushroom", *TINY, "--seeds", "0", "1", "--output"]
     stopped, straight = tmp_path / "stopped", tmp_path / "straight"

@@ -43,6 +43,7 @@ def test_pieces_are_small_and_join_to_the_same_files(tmp_path):
         train_toybox_gpu.join(tmp_path / "pieces", folder)
 
 
+@pytest.mark.slow
 def test_it_trains_on_a_bare_machine_and_goes_on(tmp_path):
     """A child in which what such a machine lacks cannot be imported; two calls, then a stop."""
     bank = tmp_path / "bank"

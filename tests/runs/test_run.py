@@ -108,7 +108,9 @@ def test_a_run_that_is_killed_twenty_times_ends_the_same(straight, tmp_path):
     soak(tmp_path / "run", straight, kills=20, seed=2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_stopped_run_is_saved_where_it_stands(straight, tmp_path, number):
     folder = tmp_path / "run"
     program = begin(folder)

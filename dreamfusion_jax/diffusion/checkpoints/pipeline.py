@@ -14,6 +14,7 @@ from dreamfusion_jax.diffusion.checkpoints.checkpoint import Volume
 from dreamfusion_jax.diffusion.checkpoints.tensors import (
     FULL,
     HALF,
+    PICKLES,
     Tensors,
     WeightsError,
     find_weights,
@@ -41,7 +42,6 @@ _OTHER_KINDS = (
     ("Video", "a video model"),
 )
 _SMALL = (".json", ".txt", ".model")
-_PICKLES = (".bin", ".ckpt", ".pt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Pipeline:
             if file.endswith(_SMALL) and ".index." not in file:
                 self._fetch(f"{name}/{file}")
         weights = find_weights(names, (HALF, FULL))
-        pickles = [file for file in names if file.endswith(_PICKLES)]
+        pickles = [file for file in names if file.endswith(PICKLES)]
         if weights is None and pickles:
             raise WeightsError(
                 f"{self.repo} holds no {name} in .safetensors form; "
@@ -172,6 +172,8 @@ def open_pipeline(source: str, supported: Mapping[str, tuple[str, ...]]) -> Pipe
             a checkpoint in diffusers' layout, or a component is missing or not supported.
     """
     folder = Path(source).expanduser()
+    if folder.suffix in PICKLES:
+        raise WeightsError(f"{source} may hold code and is not read, only .safetensors files are")
     if folder.is_dir():
         root, repo = folder.resolve(), None
         if not (root / INDEX).is_file():

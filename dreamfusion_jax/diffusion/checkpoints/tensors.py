@@ -16,7 +16,8 @@ from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
 
 _STEMS = ("diffusion_pytorch_model", "model")
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+"""Endings of files that may hold code."""
 FULL, HALF = "", ".fp16"
 """Variants of a component's weights."""
 
@@ -147,7 +148,7 @@ def weight_files(path: Path) -> list[Path]:
     names = {file.name for file in path.iterdir()}
     found = find_weights(names, (FULL, HALF))
     if found is None:
-        pickles = sorted(name for name in names if name.endswith(_PICKLES))
+        pickles = sorted(name for name in names if name.endswith(PICKLES))
         hint = f"; {', '.join(pickles)} may hold code and is not read" if pickles else ""
         raise WeightsError(f"{path} holds no {' or '.join(_STEMS)} in .safetensors form{hint}")
     return _shards(path / found) if found.endswith(".json") else [path / found]
