@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -67,7 +68,10 @@ def parsed(parse: Callable[[], _T]) -> _T:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turns the errors of bad input, files and networks into one line and exit code 2."""
+    """Turns the errors of bad input, files and networks into one line and exit code 2.
+
+    Ctrl-C, where a program does not wait for it, becomes a word and exit code 130.
+    """
     try:
         yield
     except OSError as error:
@@ -75,6 +79,9 @@ def one_line_errors() -> Iterator[None]:
         _refuse(reason)
     except (ValueError, UnknownNameError, OutOfMemoryError, DeviceError) as error:
         _refuse(str(error))
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 def _refuse(reason: str) -> None:

@@ -1,7 +1,7 @@
 """The browser of the tests itself: it draws WebGL, and sees what pages ask for."""
 
 import pytest
-from helpers.browser import asked_for, changed, chromium, errors_of, is_blank, opened, picture_of
+from helpers.browser import asked_for, changed, errors_of, is_blank, opened, picture_of
 
 pytestmark = pytest.mark.browser
 
@@ -14,9 +14,9 @@ fill(1);
 </script>"""
 
 
-def test_it_draws_webgl_and_tells_blank_from_drawn_and_before_from_after(tmp_path):
+def test_it_draws_webgl_and_tells_blank_from_drawn_and_before_from_after(browser, tmp_path):
     (tmp_path / "page.html").write_text(PAGE)
-    with chromium() as browser, opened(browser, (tmp_path / "page.html").as_uri()) as page:
+    with opened(browser, (tmp_path / "page.html").as_uri()) as page:
         full = page.locator("#full")
         before = picture_of(full)
         assert before.shape == (150, 300, 3) and not is_blank(before)

@@ -63,7 +63,7 @@ class Live:
         if moment.last or stepped or waiting or (watched and time.monotonic() > self._next):
             self._show(moment)
         if stepped or waiting or self._clock.passed(_WORDS):
-            self._say(moment)
+            self._say(moment, waiting)
         if waiting:
             self._wait(moment)
 
@@ -79,18 +79,13 @@ class Live:
         # What took long will hardly take so again: it was compiled.
         self._next = time.monotonic() + min(max(_EVERY, _SHARE * took), _RARELY)
 
-    def _say(self, moment: Moment[TrainState]) -> None:
+    def _say(self, moment: Moment[TrainState], waiting: bool) -> None:
         self._clock.report(moment)
         self._bar.value = 100.0 * moment.step / moment.total
         values = jax.device_get(dict(moment.values))
-        numbers = ", ".join(
-            f"{name} {float(values[name]):.3g}"
-            for name in ("opacity", "residual")
-            if name in values
-        )
-        self._words.content = (
-            f"step {moment.step} of {moment.total}, {self._clock.words()}\n\n{numbers}"
-        )
+        numbers = ", ".join(f"{name} {float(values[name]):.3g}" for name in _TOLD if name in values)
+        pace = "paused" if waiting else self._clock.words()
+        self._words.content = f"step {moment.step} of {moment.total}, {pace}\n\n{numbers}"
 
     def _show_prior(self, state: TrainState) -> None:
         """The pictures of the coming step: rendered, with noise, and as the prior takes them."""
@@ -110,5 +105,5 @@ class Live:
         self._clock = Clock()  # The pause is no part of the speed.
 
     def _one_step(self) -> None:
+        self._steps = 1  # First, or the run could be seen to pause before this step.
         self._pause.value = True
-        self._steps = 1

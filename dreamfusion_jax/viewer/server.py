@@ -1,6 +1,7 @@
 """A page of viser's on an address of this machine."""
 
 import contextlib
+import errno
 import importlib.util
 import io
 import socket
@@ -75,5 +76,7 @@ def check_place(host: str, port: int) -> int:
             trial.bind((host, port))
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or str(error)
+            if getattr(error, "errno", None) == errno.EADDRINUSE:
+                reason += "; 0 takes any port that is free"
             raise PortError(f"cannot listen at port {port} of {host}: {reason}") from error
         return trial.getsockname()[1]

@@ -107,6 +107,17 @@ def test_several_scenes_get_a_file_each(folder, capsys):
     np.testing.assert_array_equal(pictures[0], alone)
 
 
+def test_ctrl_c_ends_it_with_a_word(folder, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("experiments.render.render_view", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        main([str(folder / "toy.safetensors"), "--output", str(folder / "never.mp4")])
+    assert stop.value.code == 130 and capsys.readouterr().err == "stopped\n"
+    assert not (folder / "never.mp4").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

@@ -1,6 +1,7 @@
 """The command line from end to end, and what it says of bad input."""
 
 import csv
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -136,6 +137,21 @@ def test_bad_input_is_named_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert named in _refused(capsys, *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("extra", ["viewer", "tensorboard"])
+def test_an_observer_without_its_library_names_the_extra(
+    extra: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find, absent = importlib.util.find_spec, ("viser", "tensorboardX")
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name in absent else find(name, *rest),
+    )
+    line = _refused(capsys, *TINY, "--output", str(tmp_path), f"--{extra}")
+    assert line.endswith(f"pip install 'dreamfusion_jax[{extra}]'")
     assert not list(tmp_path.iterdir())
 
 

@@ -10,7 +10,7 @@ import threading
 
 import numpy as np
 import pytest
-from helpers.browser import chromium, errors_of, opened, picture_of, wait_until
+from helpers.browser import errors_of, opened, picture_of, wait_until
 from helpers.toys import toy
 
 from dreamfusion_jax.evaluation.truth_metrics import psnr
@@ -38,7 +38,7 @@ const scene = new THREE.Scene();
 scene.background = new THREE.Color(1, 1, 1);
 const camera = new THREE.PerspectiveCamera(FOV, 1, 0.01, 10);
 camera.position.set(0, 0, 2);
-new GLTFLoader().load('toy.glb', loaded => {
+new GLTFLoader().load('FILE', loaded => {
   loaded.scene.traverse(part => {
     if (!part.isMesh) return;
     window.metalness = part.material.metalness;
@@ -52,11 +52,10 @@ new GLTFLoader().load('toy.glb', loaded => {
 </script></body>"""
 
 
-@pytest.fixture(scope="module", params=[256, 0], ids=["texture", "vertex colours"])
-def folder(request, tmp_path_factory):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where both programs are installed."""
     folder = tmp_path_factory.mktemp("viewers")
-    config = MeshConfig(resolution=64, faces=4000, texture=request.param)
-    save_mesh(toy().mesh(config), folder / "toy.glb")
     npm = shutil.which("npm")
     assert npm, "these tests need npm: apt-get install npm"
     packages = ("gltf-validator@2.0.0-dev.3.10", "three@0.187")
@@ -64,11 +63,19 @@ def folder(request, tmp_path_factory):
     return folder
 
 
-def test_khronos_validator_finds_nothing_wrong(folder):
+@pytest.fixture(scope="module", params=[256, 0], ids=["texture", "vertex colours"])
+def file(request, folder):
+    config = MeshConfig(resolution=64, faces=4000, texture=request.param)
+    path = folder / f"toy-{request.param}.glb"
+    save_mesh(toy().mesh(config), path)
+    return path
+
+
+def test_khronos_validator_finds_nothing_wrong(file):
     node = shutil.which("node")
     assert node
     said = subprocess.run(
-        [node, "-e", VALIDATE, folder / "toy.glb"], cwd=folder, capture_output=True, check=True
+        [node, "-e", VALIDATE, file], cwd=file.parent, capture_output=True, check=True
     ).stdout
     issues = json.loads(said)
     assert (issues["numErrors"], issues["numWarnings"]) == (0, 0), issues["messages"]
@@ -79,17 +86,18 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def test_three_sees_the_front_of_the_field(folder):
+def test_three_sees_the_front_of_the_field(browser, file):
     """From +z, where glTF has the front, as the field looks from +x."""
     camera = orbit(1, 0.0, 2.0, 1.1)
     field = np.asarray(toy().look(camera, size=128, backdrop=1.0).colour[0])
     angle = math.degrees(2 * math.atan(0.5 / 1.1))
-    (folder / "page.html").write_text(PAGE.replace("FOV", f"{angle:.6f}"))
-    handler = functools.partial(_Quiet, directory=folder)
+    source = PAGE.replace("FOV", f"{angle:.6f}").replace("FILE", file.name)
+    file.with_suffix(".html").write_text(source)
+    handler = functools.partial(_Quiet, directory=file.parent)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_address[1]}/page.html"
-        with chromium() as browser, opened(browser, address) as page:
+        address = f"http://127.0.0.1:{server.server_address[1]}/{file.stem}.html"
+        with opened(browser, address) as page:
             wait_until(page, lambda: page.evaluate("window.drawn === true"))
             seen = picture_of(page.locator("#view")) / 255
             assert page.evaluate("window.metalness") == 0

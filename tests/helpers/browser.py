@@ -105,7 +105,7 @@ def changed(before: np.ndarray, after: np.ndarray) -> float:
     return float((np.abs(after - before).max(-1) > 8).mean())
 
 
-def wait_until(page: "Page", condition: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_until(page: "Page", condition: Callable[[], bool], seconds: float = 120.0) -> None:
     """Lets the page live until a condition holds.
 
     Raises:

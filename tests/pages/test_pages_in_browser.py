@@ -6,7 +6,6 @@ from helpers.browser import (
     PHONE,
     asked_for,
     changed,
-    chromium,
     errors_of,
     is_blank,
     opened,
@@ -28,12 +27,6 @@ def gallery(tmp_path_factory):
     written_run(folder / "two", EVIL, 1, residual=0.75)
     written_run(folder / "three", "a green cube", 2, residual=0.25)
     return write_gallery(folder, lambda settings: "python -m experiments.run " + "--long x " * 40)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as started:
-        yield started
 
 
 def fits(page):

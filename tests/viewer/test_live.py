@@ -32,12 +32,13 @@ def test_pause_step_go_on_and_stop(tmp_path):
         """What a visitor does, while the main thread trains."""
         until(lambda: seen)
         live._one_step()
-        until(lambda: "step 2 of" in live._words.content)
+        until(lambda: f"step 2 of {STEPS}, paused" in live._words.content)
         assert "opacity" in live._words.content
         time.sleep(0.5)
         assert seen[-1] == 2
         live._pause.value = False
         until(lambda: seen[-1] > 4)
+        assert "paused" not in live._words.content
         live._pause.value = True
         time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)  # Ends the pause, and then the run.
