@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from dreamfusion_jax.compose.render import Placed
 from dreamfusion_jax.export.mesh import MeshConfig, extract_mesh
@@ -202,7 +202,8 @@ class TrainedScene:
         }
         # One entry: of several, safetensors does not keep the order, and files would differ.
         metadata = {_KEY: json.dumps(description)}
-        write_whole(path, lambda part: save_file(arrays, part, metadata))
+        # As bytes: `save_file` lets nobody but the owner read what it writes.
+        write_whole(path, save(arrays, metadata))
 
     @classmethod
     def load(cls, path: Path | str, decoder: Decoder | None = None) -> "TrainedScene":

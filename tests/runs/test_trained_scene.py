@@ -52,6 +52,8 @@ def test_a_folder_and_a_file_give_the_scene_back(finished, tmp_path):
     assert_same(again, scene)
     assert again.about == loaded.about
     assert file.stat().st_size < 30_000
+    (tmp_path / "other").touch()
+    assert file.stat().st_mode == (tmp_path / "other").stat().st_mode  # Others may read it, too.
     mesh, same = scene.mesh(COARSE), again.mesh(COARSE)
     np.testing.assert_array_equal(mesh.vertices, same.vertices)
     assert load_finished(folder)[0].seed == 3
