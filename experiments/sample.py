@@ -2,7 +2,8 @@
 
     python -m experiments.sample --prompt "a red mushroom"
 
-Writes one picture: a row for each view of the prompt, a column for each seed.
+Writes one picture: a row for each view of the prompt, a column for each seed. MVDream draws four
+sides of one object, a quarter of a turn apart.
 """
 
 import dataclasses
@@ -47,27 +48,28 @@ class Arguments:
         prediction_type: What the UNet of a single file predicts, where the file does not tell.
         tokenizer: Folder or repository of the tokenizer of a single file, which holds none.
         views: "nearest" draws the paper's four views, "octants" eight sides and overhead,
-            "none" the bare prompt.
+            "none" the bare prompt. If not given, "none" for mvdream, which is told its cameras,
+            "nearest" for the others.
         seeds: Number of pictures of each view.
         seed: The first one.
         steps: Denoising steps; 50 of ddim or 20 of dpm++ if not given.
         solver: "ddim", or "dpm++", DPM-Solver++(2M), which needs fewer steps.
         guidance_weight: omega of classifier-free guidance, one less than the usual "scale"; 0 is
-            none. The prior's usual one if not given: 3 for toybox, 6.5 for stable-diffusion, 6
-            for deepfloyd, whose pictures are kept in range as its scheduler says.
-        together: Most pictures at once; all of a column if not given, and one by one where memory
-            does not suffice for that.
+            none. The prior's usual one if not given: 3 for toybox, 6.5 for stable-diffusion and
+            mvdream, 6 for deepfloyd, whose pictures are kept in range as its scheduler says.
+        together: Most pictures at once; all of a column if not given, and one by one (mvdream:
+            four by four) where memory does not suffice for that.
         output: The PNG file; in outputs/samples/ if not given.
     """
 
     prompt: str = "a red mushroom"
     negative_prompt: str = ""
-    prior: Literal["toybox", "stable-diffusion", "deepfloyd"] = "toybox"
+    prior: Literal["toybox", "stable-diffusion", "deepfloyd", "mvdream"] = "toybox"
     weights: str | None = None
     lora: tuple[str, ...] = ()
     prediction_type: FilePrediction | None = None
     tokenizer: str | None = None
-    views: Literal["nearest", "octants", "none"] = "nearest"
+    views: Literal["nearest", "octants", "none"] | None = None
     seeds: int = 6
     seed: int = 0
     steps: int | None = None
@@ -97,18 +99,24 @@ def draw(arguments: Arguments) -> Path:
         tokenizer=arguments.tokenizer,
         say=say,
     )
+    group = opened.prior.group
+    if arguments.together is not None and arguments.together % group:
+        raise UsageError(f"--together must be a multiple of {group}, not {arguments.together}")
     texts = [arguments.prompt]
-    if arguments.views != "none":
-        texts = list(view_prompts(arguments.prompt, PromptConfig(views=arguments.views)))
+    views = arguments.views or ("nearest" if group == 1 else "none")
+    if views != "none":
+        texts = list(view_prompts(arguments.prompt, PromptConfig(views=views)))
     steps = arguments.steps or _STEPS[arguments.solver]
     _warn(opened, texts, steps, arguments.seeds)
     condition = condition_of(opened.prior, opened.text_params, texts, arguments.negative_prompt)
     with Reporter(shown=()) as reporter:
         params = opened.read(reporter.say)
         columns = _columns(opened.prior, params, condition, steps, arguments, reporter)
+    sides = [f", {side * 360 // group} degrees" for side in range(group)] if group > 1 else [""]
+    rows = [text + side for text in texts for side in sides]
     path = arguments.output or Path("outputs/samples") / f"{slug(arguments.prompt)}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_png(path, contact_sheet(enlarge(jnp.stack(columns, axis=1)), texts))
+    save_png(path, contact_sheet(enlarge(jnp.stack(columns, axis=1)), rows))
     return path
 
 
@@ -127,7 +135,7 @@ def _columns(
     arguments: Arguments,
     reporter: Reporter,
 ) -> list[jax.Array]:
-    """A column of pictures for each seed, one picture at a time once memory has run out."""
+    """A column of pictures for each seed, as few at a time as can be once memory has run out."""
     weight, together = arguments.guidance_weight, arguments.together
     columns: list[jax.Array] = []
     while len(columns) < arguments.seeds:
@@ -150,10 +158,11 @@ def _columns(
                     ),
                 )
         except OutOfMemoryError as error:
-            if together == 1 or condition.views == 1:
+            if prior.group in (together, condition.views):
                 raise
-            reporter.say(f"{error}; one picture at a time from here on")
-            together = 1
+            least = "one picture" if prior.group == 1 else f"{prior.group} pictures"
+            reporter.say(f"{error}; {least} at a time from here on")
+            together = prior.group
             continue
         columns.append(column)
     return columns

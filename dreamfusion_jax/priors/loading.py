@@ -20,6 +20,7 @@ USUAL_GUIDANCE: dict[PriorName, float] = {
     "oracle": 0.0,
     "stable-diffusion": 6.5,
     "deepfloyd": 6.0,
+    "mvdream": 6.5,
 }
 """omega that pictures in two dimensions are usually drawn with; users know 1 + omega as scale."""
 

@@ -30,7 +30,7 @@ from dreamfusion_jax.priors.prompts import (
 )
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.scene.camera import Camera
-from dreamfusion_jax.scene.lighting import Lighting
+from dreamfusion_jax.scene.lighting import Lighting, plain_albedo
 
 PriorParams = Any
 
@@ -51,6 +51,13 @@ class View:
     lighting: Lighting
     backdrop: Float[Array, "V 3"]
     plain: Bool[Array, "V"] | None = None
+
+    @classmethod
+    def unlit(cls, camera: Camera, grey: float) -> "View":
+        """Views of [V] cameras without shading, before a grey backdrop."""
+        count = camera.focal.shape[0]
+        light = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), plain_albedo())
+        return cls(camera, light, jnp.full((count, 3), grey))
 
 
 @pytree

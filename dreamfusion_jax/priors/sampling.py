@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -11,11 +12,23 @@ from jaxtyping import Array, Float, Int, Key
 
 from dreamfusion_jax.flops import product_flops
 from dreamfusion_jax.priors.opened import OpenedPrior
-from dreamfusion_jax.priors.prior import Condition, Prior, PriorParams, guide
+from dreamfusion_jax.priors.prior import (
+    Condition,
+    Prior,
+    PriorParams,
+    View,
+    encode_with,
+    guide,
+)
+from dreamfusion_jax.priors.prompts import PromptConfig
+from dreamfusion_jax.scene.camera import orbit
 
 Solver = Literal["ddim", "dpm++"]
 """DDIM (2010.02502), or DPM-Solver++(2M) (2211.01095, algorithm 2), which has the same pictures
 after a third of the steps."""
+
+
+_ELEVATION = math.radians(15.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,8 +168,11 @@ def sample(
         Pictures in [0, 1].
 
     Raises:
-        ValueError: Noise is to be added by another solver than DDIM.
+        ValueError: Noise is to be added by another solver than DDIM, or pictures that belong
+            together are not to be drawn together.
     """
+    if together is not None and together % prior.group:
+        raise ValueError(f"pictures are drawn in groups of {prior.group}, not {together} together")
     if eta != 0.0 and solver != "ddim":
         raise ValueError(f"only the solver ddim adds noise, not {solver}")
     how = _Sampling(prior, steps, guidance_weight, clip_denoised, eta, solver)
@@ -214,13 +230,25 @@ def condition_of(
 ) -> Condition:
     """The condition of one picture of each text, away from the negative one.
 
+    A prior that looks at several sides together (`Prior.group`) draws these of each text: from
+    azimuth 0 around the object, at 15 degrees of elevation, in the middle of what MVDream knows.
+
     Raises:
         ValueError: The prior cannot read a text.
     """
-    return _condition(prior.encode_text(params, [*texts, negative]))
+    return _condition(prior, functools.partial(prior.encode_text, params), texts, negative)
 
 
-def _condition(encoded: Any) -> Condition:
+def _condition(
+    prior: Prior, encode: Callable[[Sequence[str]], Any], texts: Sequence[str], negative: str
+) -> Condition:
+    if prior.group > 1:
+        around = View.unlit(orbit(prior.group, _ELEVATION, 1.0, 1.0), grey=0.5)
+        plain = PromptConfig(views="none")
+        encoded = (encode_with(encode, text, plain, negative) for text in texts)
+        parts = [prior.condition(text, around, plain) for text in encoded]
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+    encoded = encode([*texts, negative])
     return Condition(
         jax.tree.map(lambda leaf: leaf[:-1], encoded),
         jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[-1], leaf[:-1].shape), encoded),
@@ -236,7 +264,7 @@ def sampling_flops(opened: OpenedPrior, texts: Sequence[str], steps: int) -> flo
         steps: Evaluations of the model.
     """
     how = _Sampling(opened.prior, steps, 1.0, True, 0.0, "ddim")
-    condition = jax.eval_shape(lambda: _condition(opened.embed([*texts, ""])))
-    z = jax.ShapeDtypeStruct(how.shape(opened.shapes, len(texts)), jnp.float32)
+    condition = jax.eval_shape(lambda: _condition(opened.prior, opened.embed, texts, ""))
+    z = jax.ShapeDtypeStruct(how.shape(opened.shapes, condition.views), jnp.float32)
     t = jax.ShapeDtypeStruct((), jnp.float32)
     return steps * product_flops(jax.make_jaxpr(how.denoise)(opened.shapes, condition, z, t))

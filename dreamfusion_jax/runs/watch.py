@@ -24,7 +24,6 @@ from dreamfusion_jax.runs.files import PROGRESS, SHOWN
 from dreamfusion_jax.runs.loop import Moment
 from dreamfusion_jax.runs.metrics import Table
 from dreamfusion_jax.scene.camera import CameraConfig, orbit
-from dreamfusion_jax.scene.lighting import plain_albedo
 
 TIMES = (0.2, 0.4, 0.6, 0.8)
 """Of the schedule: from a little noise to much."""
@@ -51,8 +50,7 @@ def fixed_views(cameras: CameraConfig, count: int, azimuth: float = 0.0) -> View
         np.float32(np.mean(cameras.focal)),
         azimuth,
     )
-    light = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), plain_albedo())
-    return View(around, light, jnp.full((count, 3), _GREY))
+    return View.unlit(around, _GREY)
 
 
 class Watch:

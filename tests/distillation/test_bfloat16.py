@@ -100,6 +100,7 @@ def no_text(prompts):
     raise AssertionError(f"nothing is to be encoded, but {prompts}")
 
 
+@pytest.mark.slow
 # Measured on a CPU: 2.6e-2 and 2.3e-2. The weights are random, so that the text matters more than
 # it does to a trained network: what real weights lose is not known from this.
 @pytest.mark.parametrize(

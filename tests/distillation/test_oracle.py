@@ -71,6 +71,7 @@ def _scores(prompt: str, config: RunConfig, state: TrainState) -> tuple[float, f
     return float(np.mean(overlaps)), psnr(looks.colour, truth)
 
 
+@pytest.mark.slow
 def test_the_grid_field_becomes_a_car() -> None:
     config = _oracle(TOYBOX, steps=240, views=2)
     overlap, psnr = _scores("a red car", config, _distil("a red car", config))

@@ -16,6 +16,7 @@ from dreamfusion_jax.runs.trained_scene import TrainedScene
 from dreamfusion_jax.scene.camera import orbit
 
 
+@pytest.mark.slow
 def test_the_judge_is_pleased_more_and_the_scene_is_made_once(tmp_path: Path) -> None:
     judge = Judge(JudgeConfig(("apple", "car"), ("red", "green"), 8, (8,), 8))
     params = judge.init(jax.random.key(3))

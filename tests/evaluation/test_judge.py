@@ -189,6 +189,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_tiny_judge_learns_to_name_and_to_compare(trained: Path) -> None:
     """Chance is 1/3 of categories, colours and views, 1/9 of modifiers, 1/6 of captions."""
     judge, params = load_judge(trained)
@@ -254,6 +255,7 @@ def test_what_is_no_object_is_labelled_so_and_no_caption_is_true_of_it() -> None
     assert kept.all()
 
 
+@pytest.mark.slow
 def test_the_shipped_judge_and_one_that_reads(trained: Path) -> None:
     judge, params = load_judge()
     assert judge(params, jnp.zeros((1, 64, 64, 3))).modifier is None

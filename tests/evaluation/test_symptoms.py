@@ -165,6 +165,7 @@ def test_a_run_is_watched_and_warns_once(tmp_path: Path) -> None:
     assert set(stored["complaints"]) == set(complaints(found))
 
 
+@pytest.mark.slow
 def test_retries_start_again_with_the_next_seed_and_name_the_best(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -85,6 +85,7 @@ def test_a_run_writes_every_file_and_says_what_it_reads(plain):
     assert _in_order(plain.said.splitlines(), (*phases, "compiling"))
 
 
+@pytest.mark.slow
 def test_resumed_or_made_again_without_the_text_encoder_it_is_the_same(
     plain, tmp_path, capsys, monkeypatch
 ):
@@ -195,6 +196,7 @@ def test_sizes_that_do_not_fit_are_refused(weights, tmp_path, capsys):
     assert not (tmp_path / "no").exists()
 
 
+@pytest.mark.slow
 def test_mvdream_from_a_folder_to_files(tmp_path, capsys):
     """Four views a step, larger in the second half; another number of views is refused at once."""
     save_mvdream(tmp_path / "mvdream")
@@ -209,6 +211,11 @@ def test_mvdream_from_a_folder_to_files(tmp_path, capsys):
     run = tmp_path / "a-red-car-seed0"
     assert all((run / name).is_file() for name in FILES)
     assert (run / "metrics.csv").read_text().splitlines()[-1].startswith("4,")
+    words = ["--prior", "mvdream", "--weights", str(tmp_path / "mvdream"), "--prompt", PROMPT]
+    words += ["--seeds", "1", "--steps", "2", "--solver", "dpm++"]
+    sample.main([*words, "--output", str(tmp_path / "sides.png")])
+    with Image.open(tmp_path / "sides.png") as picture:
+        assert picture.height >= 4 * 64
 
 
 def _truncate(folder):

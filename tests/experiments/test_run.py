@@ -86,6 +86,7 @@ def test_a_run_writes_every_file(finished: Path) -> None:
     assert "experiments.run --prompt" in page and "--steps 6" in page
 
 
+@pytest.mark.slow
 def test_resuming_a_killed_run_ends_the_same(finished: Path, tmp_path: Path) -> None:
     """A run that loses its last checkpoint (killed after step 3) repeats steps 4 to 6."""
     folder = tmp_path / "killed"

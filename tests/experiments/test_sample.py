@@ -11,7 +11,7 @@ from PIL import Image
 from dreamfusion_jax.devices import OutOfMemoryError
 from dreamfusion_jax.distillation import demand
 from dreamfusion_jax.priors.opened import OpenedPrior
-from dreamfusion_jax.priors.prior import GaussianPrior
+from dreamfusion_jax.priors.prior import Condition, GaussianPrior
 from experiments import sample as program
 
 
@@ -104,3 +104,35 @@ def test_numbers_that_make_no_sense_are_refused(option, asked, capsys):
         program.main([option, "0"])
     assert stop.value.code == 2
     assert capsys.readouterr().err == f"error: {option} must be at least 1, not 0\n"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sides(Layers):
+    """Takes every picture to be of one colour: red and green tell where its camera stands."""
+
+    group: int = 4
+
+    def condition(self, text, view, config):
+        return Condition(*[view.camera.position[:, None, None] / view.camera.distance[0]] * 2)
+
+
+def test_a_prior_of_several_sides_draws_those_of_one_object(asked, tmp_path, capsys, monkeypatch):
+    """From azimuths 0, 90, 180 and 270 degrees at 15 degrees of elevation, by fours."""
+    sides = OpenedPrior.whole(Sides(SCHEDULE, 0.0, image_size=8), jnp.zeros((3, 3)))
+    monkeypatch.setattr(program, "open_prior", lambda *arguments, **options: sides)
+    output, found = tmp_path / "x.png", []
+    draw = program.sample
+    monkeypatch.setattr(program, "sample", lambda *x, **y: found.append(draw(*x, **y)) or found[-1])
+    options = ["--prior", "mvdream", "--seeds", "1", "--steps", "2", "--output", str(output)]
+    program.main([*options, "--together", "4"])
+    assert asked[0]["guidance_weight"] == 6.5
+    azimuth, level = np.deg2rad([0, 90, 180, 270]), np.cos(np.deg2rad(15))
+    place = [level * np.cos(azimuth), level * np.sin(azimuth), np.full(4, np.sin(np.deg2rad(15)))]
+    expected = np.broadcast_to(0.5 + 0.5 * np.stack(place, -1)[:, None, None], (4, 8, 8, 3))
+    np.testing.assert_allclose(found[0], expected, atol=1e-3)
+    with Image.open(output) as picture:
+        assert picture.height > 4 * 8
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        program.main([*options, "--together", "3"])
+    assert capsys.readouterr().err == "error: --together must be a multiple of 4, not 3\n"

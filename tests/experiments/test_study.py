@@ -26,6 +26,7 @@ TINY = {
 }
 
 
+@pytest.mark.slow
 def test_a_study_makes_and_measures_and_does_nothing_twice(tmp_path, monkeypatch):
     oracle, preset = load_prior("oracle", PROMPT), presets.preset("toybox")
 

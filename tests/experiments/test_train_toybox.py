@@ -113,6 +113,7 @@ def test_the_loss_on_one_batch_falls(straight, bank):
     assert before < 100 and float(loss(trained.ema)) < before
 
 
+@pytest.mark.slow
 def test_a_stopped_training_goes_on_to_the_same_weights(
     straight, bank, tmp_path, monkeypatch, capsys
 ):
@@ -153,6 +154,7 @@ def test_a_training_stops_when_its_time_is_over(bank, tmp_path, capsys):
     assert History.read(tmp_path / "prior").steps == 1
 
 
+@pytest.mark.slow
 def test_a_training_begins_with_the_averaged_weights_of_another(straight, bank, tmp_path, capsys):
     """The same folder's, so that all fit; steps are counted on, and the rate rises anew."""
     folder = tmp_path / "prior"

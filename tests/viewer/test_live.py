@@ -25,6 +25,7 @@ def until(condition):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_pause_step_go_on_and_stop(tmp_path):
     seen = []
 
