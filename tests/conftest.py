@@ -1,5 +1,6 @@
 """Settings under test: a thread a worker, no silent promotion, compilation that is quick."""
 
+import gc
 import getpass
 import os
 import pathlib
