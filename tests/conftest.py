@@ -24,6 +24,9 @@ import jax
 import pytest
 from helpers.browser import chromium
 
+# Tracing makes millions of objects that stay: to look for garbage among them after every 700 took a
+# twentieth of the time.
+gc.set_threshold(20_000, 10, 10)
 jax.config.update("jax_enable_x64", False)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
