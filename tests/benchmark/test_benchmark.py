@@ -89,6 +89,7 @@ def setting():
     return components.Setting(preset, prior, None, "a grey thing")
 
 
+@pytest.mark.slow
 def test_every_part_of_a_step_is_timed_and_its_work_counted(setting):
     cases = [
         *components.scene_cases(setting),

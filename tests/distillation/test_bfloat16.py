@@ -63,6 +63,7 @@ def embedded():
     return prior, params, z, Condition(encoded[:3], jnp.tile(encoded[3:], (3, 1, 1)))
 
 
+@pytest.mark.slow
 def test_float16_is_finer_where_bfloat16_is_emulated(embedded):
     """Measured on a CPU: 2.8e-3, of the worst view 9.1e-3: eight times finer than bfloat16."""
     error, worst = error_in_half_precision(*embedded, 100.0, jnp.float16)

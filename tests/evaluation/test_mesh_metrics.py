@@ -41,6 +41,7 @@ def test_what_is_missing_and_what_is_too_much_cost_the_same():
     assert more.chamfer == pytest.approx(missing.chamfer)
 
 
+@pytest.mark.slow
 def test_the_truth_scaled_and_moved_is_the_truth(monkeypatch):
     drawn = compile_well(mesh_metrics.truth_silhouettes, static_argnames=("scene", "size"))
     monkeypatch.setattr(mesh_metrics, "truth_silhouettes", drawn)

@@ -147,6 +147,7 @@ def test_the_best_seed_has_the_fewest_complaints_then_the_least_of_everything() 
     assert best(folders) == Path("3")
 
 
+@pytest.mark.slow
 def test_a_run_is_watched_and_warns_once(tmp_path: Path) -> None:
     thin = dataclasses.replace(
         CONFIG_OF_RUN, train=dataclasses.replace(CONFIG_OF_RUN.train, steps=8)

@@ -41,6 +41,7 @@ def _numbers(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|\n ").split("|")]
 
 
+@pytest.mark.slow
 def test_a_small_run_is_measured_from_the_command_line(finished: Path, tmp_path: Path) -> None:
     judge = Judge(JudgeConfig(("car",), ("green",), 8, (8,), 8))
     params = judge.init(jax.random.key(0))
@@ -115,6 +116,7 @@ def test_bad_input_is_named_in_one_line(
     assert len(lines) == 1 and named in lines[0]
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_is_refused(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -288,6 +288,7 @@ def lora(weights, tmp_path_factory):
     return file
 
 
+@pytest.mark.slow
 def test_loras_change_the_weights_that_they_name(weights, lora):
     def leaves(*loras):
         _, params = load_prior("stable-diffusion", PROMPT, str(weights), loras=loras)
@@ -332,6 +333,7 @@ def test_loras_are_kept_in_the_settings_and_refused_where_they_do_not_fit(
     assert from_json(kept, RunSettings) == asked
 
 
+@pytest.mark.slow
 def test_samples_in_two_dimensions(weights, tmp_path):
     arguments = sample.Arguments(
         prompt=PROMPT,

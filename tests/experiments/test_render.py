@@ -40,6 +40,7 @@ def draw(folder, scene, name, *options):
     return np.stack(frames)
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_video_of_two_objects_with_shadows(folder):
     out = folder / "video.mp4"
     options = (*SMALL, "--frames", 2, "--path", "spiral", "--shadows", "--output", out)

@@ -217,6 +217,7 @@ def refusal(main, argv, capsys):
     return lines[0]
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_changes_nothing(straight, bank, tmp_path, monkeypatch, capsys):
     parts = parts_of(straight, bank)
     fresh = toybox_model.init_state(parts.networks, parts.config)

@@ -159,6 +159,7 @@ class SquarePrior(LatentPrior):
         return jnp.tile(jnp.array(TRUTH.reshape(1, 64, 4), jnp.float32), (len(prompts), 1, 1))
 
 
+@pytest.mark.slow
 def test_a_latent_run_finds_the_mean_of_its_prior_and_shows_it_decoded(tmp_path):
     prior = SquarePrior(SCHEDULE, image_size=8)
     loaded = (prior, LatentPrior.params())

@@ -172,6 +172,7 @@ def test_latents_stay_as_they_are(folders):
         prior.encode_image(params, z[..., :3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latent", [False, True])
 def test_a_training_step(latent, folders):
     prior, params = load(str(folders["1.5"]), latent=latent)

@@ -214,6 +214,7 @@ def test_a_full_disk_costs_no_checkpoint(straight, tmp_path):
     assert_same_run(out, straight)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions are POSIX's")
 def test_a_folder_that_becomes_read_only_is_said_in_one_line(tmp_path):
     folder = tmp_path / "run"

@@ -185,6 +185,7 @@ def test_reads_the_same_tensors(case):
             np.testing.assert_array_equal(read[name][:], tensor.numpy(), err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_prior_of_a_file(case, tmp_path, monkeypatch):
     """The same embeddings and noise as of the same networks in diffusers' layout."""
     version, folder, parts, _ = case
