@@ -156,7 +156,6 @@ def start(function, *arguments, device_count, first=""):
     )
 
 
-@pytest.mark.slow
 def test_eight_devices_make_the_same_scenes_as_one_along_every_axis():
     program = start("compare_eight_devices_with_one", device_count=8)
     output, _ = program.communicate(timeout=600)
