@@ -90,9 +90,7 @@ def examine_truth(scene: Scene, prior: Prior, params: PriorParams) -> list[Findi
     """
     name, places = caption(scene), (around(), away(), _front(away()))
     cameras = jax.tree.map(lambda *x: jnp.concatenate(x), *places)
-    plain = jax.tree.map(
-        lambda x: jnp.broadcast_to(x, (*cameras.focal.shape, *x.shape)), plain_albedo()
-    )
+    plain = plain_albedo(*cameras.focal.shape)
     colours, alpha = draw_truth(scene, cameras, plain, size=prior.image_size, backdrop=GREY)
     ends = np.cumsum([place.focal.shape[0] for place in places])
     _, seen, fronts = np.split(colours, ends[:-1])

@@ -156,7 +156,7 @@ def true_pictures(scene: Scene, config: ViewingConfig) -> Pictures:
     """The same views of the true object."""
     cameras = config.cameras
     lamps = jax.vmap(headlight)(cameras.position)
-    plain = jax.tree.map(lambda x, like: jnp.broadcast_to(x, like.shape), plain_albedo(), lamps)
+    plain = plain_albedo(*cameras.focal.shape)
     white = dataclasses.replace(lamps, textureless=jnp.ones_like(lamps.textureless))
     lights = jax.tree.map(lambda *x: jnp.concatenate(x), plain, lamps, white)
     colours, _ = draw_truth(

@@ -56,8 +56,7 @@ class View:
     def unlit(cls, camera: Camera, grey: float) -> "View":
         """Views of [V] cameras without shading, before a grey backdrop."""
         count = camera.focal.shape[0]
-        light = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), plain_albedo())
-        return cls(camera, light, jnp.full((count, 3), grey))
+        return cls(camera, plain_albedo(count), jnp.full((count, 3), grey))
 
 
 @pytree

@@ -87,13 +87,10 @@ class Watch:
         self._asked = prior_params, text
         views, count = fixed_views(config.cameras, len(VIEWS)), config.views
         # As many at once as a step has, so that one program serves both.
-        self._batches = [
-            jax.tree.map(lambda x, at=at: x[at], views)
-            for at in (
-                np.arange(start, start + count) % len(VIEWS)
-                for start in range(0, len(VIEWS), count)
-            )
+        turns = [
+            np.arange(start, start + count) % len(VIEWS) for start in range(0, len(VIEWS), count)
         ]
+        self._batches = [jax.tree.map(lambda x, at=at: x[at], views) for at in turns]
         self._shown = folder / SHOWN
         self._table = Table(folder / PROGRESS, first)
         self.latest: dict[str, float] = {}

@@ -95,9 +95,10 @@ def sample_lighting(
     )
 
 
-def plain_albedo() -> Lighting:
-    """Ambient light only: a view shows the albedo itself."""
-    return Lighting(jnp.zeros(3), jnp.asarray(1.0), jnp.asarray(0.0), jnp.asarray(False))
+def plain_albedo(*views: int) -> Lighting:
+    """Ambient light only: a view shows the albedo itself. One light [*views] for each view."""
+    one = Lighting(jnp.zeros(3), jnp.asarray(1.0), jnp.asarray(0.0), jnp.asarray(False))
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (*views, *x.shape)), one)
 
 
 def headlight(

@@ -20,15 +20,8 @@ from experiments.run import main
 TINY = [
     *("--prompt", "a red mushroom", "--prior", "oracle", "--steps", "6", "--train.views", "1"),
     *("--scene.sampling.intervals", "12", "--output.size", "24", "--output.frames", "3"),
-    *(
-        "--output.mesh-resolution",
-        "24",
-        "--output.mesh-texture",
-        "32",
-        "--output.preview-every",
-        "4",
-    ),
-    *("--output.preview-size", "16"),
+    *("--output.mesh-resolution", "24", "--output.mesh-texture", "32"),
+    *("--output.preview-every", "4", "--output.preview-size", "16"),
     *("--output.checkpoint-every", "3"),
 ]
 
