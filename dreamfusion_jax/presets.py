@@ -143,7 +143,7 @@ FOR_SMALL_PRIOR: Mapping[str, object] = {
 TOYBOX = RunConfig(
     scene=SceneModel(
         field=GridField(),
-        sampling=SamplingConfig(radius=0.62, proposals=(), intervals=48, normals="ray"),
+        sampling=SamplingConfig(radius=0.62, proposals=(), intervals=24, normals="ray"),
         background=None,
     ),
     train=TrainConfig(
@@ -171,7 +171,7 @@ PAPER_SMALL = changed(PAPER, FOR_SMALL_PRIOR)
 """The paper's field, sampling, lights, losses and optimizer, with the embedded prior."""
 
 QUALITY = dataclasses.replace(
-    TOYBOX,
+    changed(TOYBOX, {"scene.sampling.intervals": 48}),
     train=dataclasses.replace(TOYBOX.train, steps=2000),
     output=OutputConfig(size=256, frames=72, mesh_resolution=128),
 )

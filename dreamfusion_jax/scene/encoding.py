@@ -1,7 +1,6 @@
 """Encodings of positions: integrated positional encoding and a multiresolution grid."""
 
 import dataclasses
-import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from dreamfusion_jax.maths import expand_to
 
 _HASH_PRIMES = (1, 2654435761, 805459861)
 _CORNERS = tuple(itertools.product((0, 1), repeat=3))
+_EDGES = tuple(itertools.product((0, 1), repeat=2))
 
 
 def positional_encoding(
@@ -136,8 +136,6 @@ def encode_grid(
 
     Positions outside the cube are clamped to it.
     """
-    # Coordinates in separate arrays and one gather a corner: XLA fuses this into one loop on a
-    # CPU, several times faster than arrays of shape [points, 3] or one gather of [points, 8] rows.
     x, y, z = (jnp.clip(position[..., axis].reshape(-1), 0.0, 1.0) for axis in range(3))
     levels = [
         _encode_level(table, (x, y, z), resolution)
@@ -156,24 +154,42 @@ def _encode_level(
         low = jnp.clip(jnp.floor(jax.lax.stop_gradient(scaled)), 0, resolution - 2)
         cell.append(low.astype(jnp.int32))
         weight.append((1.0 - (scaled - low), scaled - low))
-    rows = _corner_rows(cell, resolution, table.shape[0])
-    corners = [
-        (weight[0][a] * weight[1][b] * weight[2][c])[:, None] * table[row]
-        for row, (a, b, c) in zip(rows, _CORNERS, strict=True)
-    ]
-    return functools.reduce(jnp.add, corners)
-
-
-def _corner_rows(
-    cell: list[Int[Array, " P"]], resolution: int, rows: int
-) -> list[Int[Array, " P"]]:
-    """Table rows of the 8 corners: indices if the level is dense, else Instant-NGP's eq. 4."""
-    if rows == resolution**3:
+    x, y, z = weight
+    if table.shape[0] == resolution**3:
+        # Both ends of an edge along z in one row: half as many reads, and writes of gradients.
+        ends = jnp.concatenate([table, jnp.roll(table, -1, axis=0)], axis=-1)
         first = (cell[0] * resolution + cell[1]) * resolution + cell[2]
-        return [first + ((a * resolution + b) * resolution + c) for a, b, c in _CORNERS]
+        rows = [first + (a * resolution + b) * resolution for a, b in _EDGES]
+        low, high = jnp.split(_add_rows(ends, rows, [x[a] * y[b] for a, b in _EDGES]), 2, axis=-1)
+        return z[0][:, None] * low + z[1][:, None] * high
+    weights = [x[a] * y[b] * z[c] for a, b, c in _CORNERS]
+    return _add_rows(table, _hashed_rows(cell, table.shape[0]), weights)
+
+
+def _hashed_rows(cell: list[Int[Array, " P"]], rows: int) -> list[Int[Array, " P"]]:
+    """Table rows of the 8 corners on a level that is hashed (Instant-NGP, eq. 4)."""
     # The products wrap around at 2^32, as published.
     x, y, z = (
         [(index + step).astype(jnp.uint32) * jnp.uint32(prime) for step in (0, 1)]
         for index, prime in zip(cell, _HASH_PRIMES, strict=True)
     )
     return [((x[a] ^ y[b] ^ z[c]) % rows).astype(jnp.int32) for a, b, c in _CORNERS]
+
+
+def _add_rows(
+    table: Float[Array, "rows N"], rows: list[Int[Array, " P"]], weights: list[Float[Array, " P"]]
+) -> Float[Array, "P N"]:
+    """sum_k weights_k table[rows_k]; no row is past the table's ends."""
+
+    def add(total: jax.Array, one: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        row, weight = one
+        # To look whether rows are negative would take as long as to read them.
+        read = table.at[row].get(mode="promise_in_bounds", wrap_negative_indices=False)
+        return total + weight[:, None] * read, None
+
+    # A loop on a CPU, because XLA would else work out the way from the camera to the row anew for
+    # each number that is read, which takes longer than all the rest of rendering.
+    unroll = jax.default_backend() != "cpu"
+    total = jnp.zeros((rows[0].shape[0], table.shape[1]), table.dtype)
+    total, _ = jax.lax.scan(add, total, (jnp.stack(rows), jnp.stack(weights)), unroll=unroll)
+    return total

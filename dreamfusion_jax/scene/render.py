@@ -7,12 +7,13 @@ from typing import Generic, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from dreamfusion_jax.checks import NOT_NEGATIVE, POSITIVE, check_count, check_range
 from dreamfusion_jax.maths import expand_to
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.scene.background import EnvironmentMap
+from dreamfusion_jax.scene.box import Box, box_bounds, filled_box
 from dreamfusion_jax.scene.camera import Camera, Rays, cast_rays, sphere_bounds
 from dreamfusion_jax.scene.encoding import frustum_moments
 from dreamfusion_jax.scene.fields.pieces import in_pieces
@@ -146,8 +147,9 @@ def composite(
     """
     optical = density * jnp.diff(edges)
     # Not the whole sum less the own part: behind a dense interval nothing would be left of it.
-    before = jnp.cumsum(optical[..., :-1], axis=-1)
-    before = jnp.concatenate([jnp.zeros_like(optical[..., :1]), before], axis=-1)
+    # By a product: on a CPU the scan, its reverse for the gradient, and padding cost ten times it.
+    earlier = jnp.triu(jnp.ones((optical.shape[-1],) * 2), k=1)
+    before = jnp.matmul(optical, earlier, precision=jax.lax.Precision.HIGHEST)
     return -jnp.expm1(-optical) * jnp.exp(-before)
 
 
@@ -162,6 +164,19 @@ def interval_points(
     return middle, rays.origin[..., None, :] + middle[..., None] * rays.direction[..., None, :]
 
 
+def ray_bounds(
+    rays: Rays, radius: float, box: Box | None = None
+) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
+    """Distances at which rays enter and leave the sphere and the box; equal where they miss it."""
+    near, far = sphere_bounds(rays, radius)
+    if box is None:
+        return near, far
+    enter, leave = box_bounds(rays, box)
+    enter, leave = jnp.maximum(near, enter), jnp.minimum(far, leave)
+    hits = enter < leave
+    return jnp.where(hits, enter, far), jnp.where(hits, leave, far)
+
+
 def sample_intervals(
     model: SceneModel,
     params: Params,
@@ -170,6 +185,7 @@ def sample_intervals(
     variance: Float[Array, ""],
     key: Key[Array, ""] | None,
     train_fraction: Float[Array, ""],
+    box: Box | None = None,
 ) -> tuple[Float[Array, "*batch E"], tuple[tuple[Array, Array], ...]]:
     """Proposal sampling with annealing and dilation (mip-NeRF 360, section 3).
 
@@ -180,12 +196,13 @@ def sample_intervals(
         variance: lambda_Sigma.
         key: Of the whole-ray jitter; None places samples without it.
         train_fraction: Of the training that has passed, for the annealing.
+        box: Outside of which nothing is asked; None for the sphere alone.
 
     Returns:
         Edges of the field's intervals, and each round's histogram for the interlevel loss.
     """
     config = model.sampling
-    near, far = sphere_bounds(rays, config.radius)
+    near, far = ray_bounds(rays, config.radius, box)
     edges, histograms = uniform_edges(near, far, 1), []
     weights = jnp.ones((*near.shape, 1))
     counts = (*config.proposals, config.intervals)
@@ -220,6 +237,7 @@ def render_rays(
     plain: Bool[Array, "*views"] | None = None,
     key: Key[Array, ""] | None = None,
     train_fraction: Float[Array, ""] | float = 1.0,
+    box: Box | None = None,
 ) -> Rendering:
     """Renders rays.
 
@@ -233,6 +251,7 @@ def render_rays(
         plain: In which views it is in the place of the scene's own; None for all.
         key: Of the whole-ray jitter; None for deterministic samples.
         train_fraction: Of the training that has passed.
+        box: See `sample_intervals`.
 
     Returns:
         What is seen along each ray.
@@ -247,6 +266,7 @@ def render_rays(
         variance=variance,
         key=key,
         train_fraction=jnp.asarray(train_fraction, jnp.float32),
+        box=box,
     )
     distance, points = interval_points(rays, edges)
     spread = jnp.broadcast_to(variance, points.shape[:-1])
@@ -331,9 +351,11 @@ def render_image(
     width: int,
     variance: Float[Array, ""],
     backdrop: Float[Array, "3"] | None = None,
-    chunk: int = 4096,
+    chunk: int = 512,
 ) -> dict[str, Float[Array, "H W _"]]:
     """Renders one view of any size, `chunk` rays at a time.
+
+    Even samples are spread over the box that holds something, and rays beside it cost nothing.
 
     Args:
         model: The scene.
@@ -350,20 +372,51 @@ def render_image(
         "colour", "albedo" [H, W, C], "normal" [H, W, 3] and "light", "opacity", "depth"
         [H, W, 1].
     """
-    rays = cast_rays(camera, height, width)
-    flat = jax.tree.map(lambda x: x.reshape(-1, 3), rays)
+    count, chunk = height * width, min(chunk, height * width)
+    rays = jax.tree.map(lambda x: x.reshape(-1, 3), cast_rays(camera, height, width))
+    radius, box = model.sampling.radius, None
+    if not model.sampling.proposals:
+        box = filled_box(model.field, params["field"], variance, radius)
+    near, far = ray_bounds(rays, radius, box)
+    # Those that miss come last, so that whole chunks of them can be left out.
+    order = jnp.argsort(near >= far)
+    padded = jnp.pad(order, (0, -count % chunk), mode="edge").reshape(-1, chunk)
 
-    def one(ray: Rays) -> dict[str, jax.Array]:
-        ray = jax.tree.map(lambda x: x[None], ray)
-        seen = render_rays(model, params, ray, lighting, variance=variance, backdrop=backdrop)
+    def draw(part: Rays, far: jax.Array) -> dict[str, jax.Array]:
+        del far
+        seen = render_rays(
+            model, params, part, lighting, variance=variance, backdrop=backdrop, box=box
+        )
         return {
-            "colour": seen.colour[0],
-            "albedo": seen.albedo[0],
-            "normal": seen.normal[0],
-            "light": seen.light,
-            "opacity": seen.opacity,
-            "depth": seen.depth,
+            "colour": seen.colour,
+            "albedo": seen.albedo,
+            "normal": seen.normal,
+            "light": seen.light[:, None],
+            "opacity": seen.opacity[:, None],
+            "depth": seen.depth[:, None],
         }
 
-    images = jax.lax.map(one, flat, batch_size=min(chunk, height * width))
-    return {name: image.reshape(height, width, -1) for name, image in images.items()}
+    def leave_out(part: Rays, far: jax.Array) -> dict[str, jax.Array]:
+        behind = _background(model, params, part, backdrop, None)
+        colour = jnp.broadcast_to(behind, (chunk, behind.shape[-1]))
+        none, normal = jnp.zeros((chunk, 1)), jnp.zeros((chunk, 3))
+        return {
+            "colour": colour,
+            "albedo": jnp.zeros_like(colour),
+            "normal": normal,
+            "light": none,
+            "opacity": none,
+            "depth": far[:, None],
+        }
+
+    def one(index: Int[Array, " chunk"]) -> dict[str, jax.Array]:
+        part, end = jax.tree.map(lambda x: x[index], (rays, far))
+        return jax.lax.cond(jnp.any(near[index] < end), draw, leave_out, part, end)
+
+    images = jax.lax.map(one, padded)
+    # Where each pixel has come to.
+    place = jnp.zeros(count, jnp.int32).at[order].set(jnp.arange(count))
+    return {
+        name: image.reshape(-1, image.shape[-1])[place].reshape(height, width, -1)
+        for name, image in images.items()
+    }

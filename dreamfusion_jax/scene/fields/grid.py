@@ -60,7 +60,7 @@ class GridField:
     ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch C"]]:
         """See `Field`."""
         del variance
-        levels = encode_grid(tuple(params), 0.5 + 0.5 * mean / self.radius, self._grid())
+        levels = encode_grid(tuple(params), 0.5 + (0.5 / self.radius) * mean, self._grid())
         raw = jnp.sum(levels, axis=-2)
         density = self.density(raw[..., 0], mean)
         return density, raw[..., 1:] if self.latent else nn.sigmoid(raw[..., 1:4])
