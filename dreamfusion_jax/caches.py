@@ -12,6 +12,11 @@ _LEAST_SECONDS = 0.5
 """Programs that compile faster than this are not worth a file."""
 
 
+QUICKLY_COMPILED = {"xla_backend_optimization_level": 1}
+"""Options of the compiler for programs that are asked a few times in a run: they compile in half
+the time. A training step that is compiled so takes a seventh longer."""
+
+
 def user_cache(name: str) -> Path:
     """A folder of this package in $XDG_CACHE_HOME or ~/.cache; it need not exist."""
     home = os.environ.get("XDG_CACHE_HOME")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, ScalarLike
 
+from dreamfusion_jax.caches import QUICKLY_COMPILED
 from dreamfusion_jax.distillation.protocol import Carry, add_noise
 from dreamfusion_jax.distillation.train import (
     Model,
@@ -45,11 +46,7 @@ class Shown:
     t: Float[Array, "V"]
 
 
-# Asked so rarely that half the time to compile counts for more than the speed, which is the same.
-_QUICKLY_COMPILED = {"xla_backend_optimization_level": 1}
-
-
-@functools.partial(jax.jit, static_argnames=("model", "config"), compiler_options=_QUICKLY_COMPILED)
+@functools.partial(jax.jit, static_argnames=("model", "config"), compiler_options=QUICKLY_COMPILED)
 def show(
     params: Params,
     carry: Carry,

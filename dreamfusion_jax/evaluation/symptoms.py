@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from dreamfusion_jax.caches import QUICKLY_COMPILED
 from dreamfusion_jax.distillation.protocol import add_noise
 from dreamfusion_jax.priors.prior import Prior, PriorParams
 from dreamfusion_jax.runs.trained_scene import TrainedScene
@@ -149,24 +150,29 @@ def face_margin(
     return float(max(margins[:_SIDES].mean(), margins[_SIDES:].mean()))
 
 
-@functools.partial(jax.jit, static_argnames="prior")
+@functools.partial(jax.jit, static_argnames="prior", compiler_options=QUICKLY_COMPILED)
 def _errors(
     prior: Prior, params: PriorParams, pictures: Array, words: Any, key: Array
 ) -> Float[Array, "2 5"]:
     """Squared errors of the noise predicted with a picture's own words, and with the front's."""
     z = prior.encode_image(params, pictures)
-    own, front = (
-        jax.tree.map(lambda leaf: leaf[:-1], words),
-        jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[-1], leaf[:-1].shape), words),
-    )
+    count = z.shape[0]
+
+    def twice(words: Array) -> Array:
+        front = jnp.broadcast_to(words[-1], words[:-1].shape)
+        return jnp.concatenate([words[:-1], front])
+
+    # Both at once: a network that a program asks twice is compiled twice.
+    both = jax.tree.map(twice, words)
 
     def ask(time_and_key: tuple[Array, Array]) -> Array:
         time, noise = time_and_key
-        t = jnp.full(z.shape[0], time)
+        t = jnp.full(count, time)
         noised = add_noise(prior.schedule, z, jax.random.normal(noise, z.shape), t)
-        eps = [prior.predict_eps(params, noised.z_t, t, text) for text in (own, front)]
-        axes = tuple(range(1, z.ndim))
-        return jnp.stack([jnp.mean((e - noised.eps) ** 2, axis=axes) for e in eps])
+        z_t, t, truth = (jnp.concatenate([x, x]) for x in (noised.z_t, t, noised.eps))
+        eps = prior.predict_eps(params, z_t, t, both)
+        error = jnp.mean((eps - truth) ** 2, axis=tuple(range(1, z.ndim)))
+        return error.reshape(2, count)
 
     keys = jax.random.split(key, len(_TIMES))
     return jax.lax.map(ask, (jnp.array(_TIMES), keys)).mean(axis=0)
