@@ -6,6 +6,7 @@ The models name their submodules by PyTorch paths, so the parameter
 (out, in); Flax as HWIO and (in, out).
 """
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -144,8 +145,9 @@ def save_params(params: Params, file: Path | str, *, dtype: Any = jnp.float16) -
     write_whole(file, lambda part: save_file(leaves, part, metadata={"format": "pt"}))
 
 
+@functools.lru_cache(maxsize=16)  # A checkpoint asks several times, which takes a second each.
 def param_shapes(model: CheckpointModel) -> Params:
-    """Shapes of a model's parameters, found without allocating them."""
+    """Shapes of a model's parameters, found without allocating them; not to be changed."""
     return jax.eval_shape(model.init, jax.random.key(0), *model.example_inputs())["params"]
 
 
