@@ -328,7 +328,7 @@ PRESETS = (
         "toybox",
         "toybox",
         TOYBOX,
-        "two to six minutes on two CPU cores",
+        "two to four minutes on two CPU cores",
         "a recognisable toy; measured against the truth on 24 objects",
     ),
     Preset(
