@@ -13,8 +13,9 @@ from dreamfusion_jax.priors.prior import Prior, PriorParams
 from dreamfusion_jax.pytree import pytree, stack
 from dreamfusion_jax.scene.camera import Camera
 from dreamfusion_jax.scene.fields.protocol import Params
+from dreamfusion_jax.scene.image import render_image
 from dreamfusion_jax.scene.lighting import plain_albedo
-from dreamfusion_jax.scene.render import SceneModel, render_image
+from dreamfusion_jax.scene.render import SceneModel
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

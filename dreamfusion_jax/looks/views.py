@@ -11,8 +11,9 @@ from dreamfusion_jax.looks.latents import Decoder, decode_view
 from dreamfusion_jax.pytree import pytree, stack
 from dreamfusion_jax.scene.camera import Camera
 from dreamfusion_jax.scene.fields.protocol import Params
+from dreamfusion_jax.scene.image import render_image
 from dreamfusion_jax.scene.lighting import Lighting, headlight
-from dreamfusion_jax.scene.render import SceneModel, render_image
+from dreamfusion_jax.scene.render import SceneModel
 
 
 @pytree

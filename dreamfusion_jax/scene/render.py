@@ -7,14 +7,14 @@ from typing import Generic, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from dreamfusion_jax.checks import NOT_NEGATIVE, POSITIVE, check_count, check_range
 from dreamfusion_jax.maths import expand_to
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.scene.background import EnvironmentMap
-from dreamfusion_jax.scene.box import Box, box_bounds, filled_box
-from dreamfusion_jax.scene.camera import Camera, Rays, cast_rays, sphere_bounds
+from dreamfusion_jax.scene.box import Box, box_bounds
+from dreamfusion_jax.scene.camera import Rays, sphere_bounds
 from dreamfusion_jax.scene.encoding import frustum_moments
 from dreamfusion_jax.scene.fields.pieces import in_pieces
 from dreamfusion_jax.scene.fields.proposal import ProposalMlp
@@ -282,7 +282,7 @@ def render_rays(
         weights = composite(density, edges)
         normals, places = _ray_normals(model, params, rays, distance, weights, variance)
     opacity = jnp.sum(weights, axis=-1)
-    background = _background(model, params, rays, backdrop, plain)
+    background = behind(model, params, rays, backdrop, plain)
     light = shade(jnp.ones_like(points), normals, places, lighting)[..., 0]
     colours = albedo if model.latent else shade(albedo, normals, places, lighting)
     depth = jnp.sum(weights * distance, axis=-1) / jnp.maximum(opacity, 1e-6)
@@ -322,13 +322,18 @@ def _ray_normals(
     return density_normals(lambda p: model.field(params["field"], p, spread), place)[2], place
 
 
-def _background(
+def behind(
     model: SceneModel,
     params: Params,
     rays: Rays,
-    backdrop: jax.Array | None,
-    plain: jax.Array | None,
-) -> jax.Array:
+    backdrop: Float[Array, "*views 3"] | None,
+    plain: Bool[Array, "*views"] | None = None,
+) -> Float[Array, "*#batch C"]:
+    """What rays see where nothing stops them; see `render_rays`.
+
+    Raises:
+        ValueError: Neither the scene nor the caller brings a background.
+    """
     ndim = rays.direction.ndim
     if backdrop is not None and (plain is None or model.background is None):
         return expand_to(backdrop, ndim, tail=1)
@@ -338,85 +343,3 @@ def _background(
     if backdrop is None or plain is None:
         return own
     return jnp.where(expand_to(plain, ndim), expand_to(backdrop, ndim, tail=1), own)
-
-
-@functools.partial(jax.jit, static_argnames=("model", "height", "width", "chunk"))
-def render_image(
-    model: SceneModel,
-    params: Params,
-    camera: Camera,
-    lighting: Lighting,
-    *,
-    height: int,
-    width: int,
-    variance: Float[Array, ""],
-    backdrop: Float[Array, "3"] | None = None,
-    chunk: int = 512,
-) -> dict[str, Float[Array, "H W _"]]:
-    """Renders one view of any size, `chunk` rays at a time.
-
-    Even samples are spread over the box that holds something, and rays beside it cost nothing.
-
-    Args:
-        model: The scene.
-        params: Its parameters.
-        camera: One camera.
-        lighting: One light.
-        height: Of the image, pixels.
-        width: Of the image, pixels.
-        variance: lambda_Sigma.
-        backdrop: See `render_rays`.
-        chunk: Rays at once; bounds the memory.
-
-    Returns:
-        "colour", "albedo" [H, W, C], "normal" [H, W, 3] and "light", "opacity", "depth"
-        [H, W, 1].
-    """
-    count, chunk = height * width, min(chunk, height * width)
-    rays = jax.tree.map(lambda x: x.reshape(-1, 3), cast_rays(camera, height, width))
-    radius, box = model.sampling.radius, None
-    if not model.sampling.proposals:
-        box = filled_box(model.field, params["field"], variance, radius)
-    near, far = ray_bounds(rays, radius, box)
-    # Those that miss come last, so that whole chunks of them can be left out.
-    order = jnp.argsort(near >= far)
-    padded = jnp.pad(order, (0, -count % chunk), mode="edge").reshape(-1, chunk)
-
-    def draw(part: Rays, far: jax.Array) -> dict[str, jax.Array]:
-        del far
-        seen = render_rays(
-            model, params, part, lighting, variance=variance, backdrop=backdrop, box=box
-        )
-        return {
-            "colour": seen.colour,
-            "albedo": seen.albedo,
-            "normal": seen.normal,
-            "light": seen.light[:, None],
-            "opacity": seen.opacity[:, None],
-            "depth": seen.depth[:, None],
-        }
-
-    def leave_out(part: Rays, far: jax.Array) -> dict[str, jax.Array]:
-        behind = _background(model, params, part, backdrop, None)
-        colour = jnp.broadcast_to(behind, (chunk, behind.shape[-1]))
-        none, normal = jnp.zeros((chunk, 1)), jnp.zeros((chunk, 3))
-        return {
-            "colour": colour,
-            "albedo": jnp.zeros_like(colour),
-            "normal": normal,
-            "light": none,
-            "opacity": none,
-            "depth": far[:, None],
-        }
-
-    def one(index: Int[Array, " chunk"]) -> dict[str, jax.Array]:
-        part, end = jax.tree.map(lambda x: x[index], (rays, far))
-        return jax.lax.cond(jnp.any(near[index] < end), draw, leave_out, part, end)
-
-    images = jax.lax.map(one, padded)
-    # Where each pixel has come to.
-    place = jnp.zeros(count, jnp.int32).at[order].set(jnp.arange(count))
-    return {
-        name: image.reshape(-1, image.shape[-1])[place].reshape(height, width, -1)
-        for name, image in images.items()
-    }

@@ -10,9 +10,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dreamfusion_jax.runs.trained_scene import TrainedScene
-from dreamfusion_jax.scene.camera import Camera, Rays, cast_rays, sphere_bounds
+from dreamfusion_jax.scene.box import Box
+from dreamfusion_jax.scene.camera import Camera, Rays, cast_rays
+from dreamfusion_jax.scene.image import drawing_box
 from dreamfusion_jax.scene.lighting import Lighting
-from dreamfusion_jax.scene.render import SceneModel, render_rays
+from dreamfusion_jax.scene.render import SceneModel, ray_bounds, render_rays
 from dreamfusion_jax.viewer.baked import RESOLUTION, Baked, bake, hits, march
 from dreamfusion_jax.viewer.seen import FAR, Kind, Seen, paint
 
@@ -65,6 +67,7 @@ class DrawnScene:
         self.scene = scene
         self.radius = float(scene.model.sampling.radius)
         self.baked: Baked = bake(scene, resolution)
+        self._box = _find(scene.model, scene.params, scene.variance)
 
     def quick(self, camera: Camera, lighting: Lighting, height: int, width: int) -> Picture:
         """Draws the baked scene.
@@ -110,28 +113,40 @@ class DrawnScene:
         if scene.model.latent:
             return self.quick(camera, lighting, height, width)
         rays = _cast(camera, height, width)
-        near, far = sphere_bounds(rays, self.radius)
+        near, far = ray_bounds(rays, self.radius, self._box)
         sampling = dataclasses.replace(scene.model.sampling, normals="sample")
         model = dataclasses.replace(scene.model, sampling=sampling)
 
         def draw(part: Rays) -> Seen:
             if given_up():
                 raise Interrupted
-            return _render(model, scene.params, part, lighting, scene.variance)
+            return _render(model, scene.params, part, lighting, scene.variance, self._box)
 
         return _assemble(camera, rays, np.asarray(far > near), draw, _CAREFUL)
 
 
 _cast = functools.partial(jax.jit, static_argnums=(1, 2))(cast_rays)
+_find = functools.partial(jax.jit, static_argnames="model")(drawing_box)
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _render(
-    model: SceneModel, params: object, rays: Rays, lighting: Lighting, variance: Array
+    model: SceneModel,
+    params: object,
+    rays: Rays,
+    lighting: Lighting,
+    variance: Array,
+    box: Box | None,
 ) -> Seen:
     one = functools.partial(jax.tree.map, lambda x: x[None])
     got = render_rays(
-        model, params, one(rays), one(lighting), variance=variance, backdrop=jnp.zeros((1, 3))
+        model,
+        params,
+        one(rays),
+        one(lighting),
+        variance=variance,
+        backdrop=jnp.zeros((1, 3)),
+        box=box,
     )
     return Seen(
         albedo=got.albedo[0],

@@ -22,8 +22,8 @@ from dreamfusion_jax.compose.render import (
 from dreamfusion_jax.scene.camera import Camera, Rays
 from dreamfusion_jax.scene.encoding import GridConfig
 from dreamfusion_jax.scene.fields.grid import GridField
+from dreamfusion_jax.scene.image import render_image
 from dreamfusion_jax.scene.lighting import plain_albedo
-from dreamfusion_jax.scene.render import render_image
 
 RED, BLUE = (0.9, 0.2, 0.1), (0.1, 0.3, 0.8)
 render = jax.jit(render_rays, static_argnames="shadows")

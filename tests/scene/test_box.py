@@ -12,7 +12,8 @@ from dreamfusion_jax.maths import expand_to
 from dreamfusion_jax.scene.background import EnvironmentMap
 from dreamfusion_jax.scene.box import Box, box_bounds, filled_box
 from dreamfusion_jax.scene.camera import Rays, cast_rays, sphere_bounds
-from dreamfusion_jax.scene.render import render_image, render_rays
+from dreamfusion_jax.scene.image import render_image
+from dreamfusion_jax.scene.render import render_rays
 
 ZERO = jnp.zeros(())
 

@@ -12,8 +12,9 @@ from dreamfusion_jax.scene.background import EnvironmentMap
 from dreamfusion_jax.scene.camera import cast_rays
 from dreamfusion_jax.scene.fields.density import Density
 from dreamfusion_jax.scene.fields.proposal import ProposalMlp
+from dreamfusion_jax.scene.image import render_image
 from dreamfusion_jax.scene.intervals import interlevel_loss
-from dreamfusion_jax.scene.render import composite, render_image, render_rays, sample_intervals
+from dreamfusion_jax.scene.render import composite, render_rays, sample_intervals
 
 ALBEDO = np.array([0.8, 0.4, 0.1])
 GREY = jnp.array([0.5, 0.6, 0.7])
