@@ -10,7 +10,8 @@ from .runs.run import Run
 from .runs.settings import RunSettings
 from .runs.trained_scene import TrainedScene
 from .scene.camera import Camera, orbit
-from .scene.render import SceneModel, render_image
+from .scene.image import render_image
+from .scene.render import SceneModel
 
 __version__: str
 

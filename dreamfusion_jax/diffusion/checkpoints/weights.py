@@ -6,7 +6,6 @@ The models name their submodules by PyTorch paths, so the parameter
 (out, in); Flax as HWIO and (in, out).
 """
 
-import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -82,7 +81,7 @@ def read_params(
         OutOfMemoryError: They have no room.
     """
     expected = _flatten(param_shapes(model))
-    known = known_tensors(source, tensors, model)
+    known = _known(source, tensors, model, expected)
     size = sum(leaf.size for leaf in expected.values()) * np.dtype(dtype).itemsize
     require_memory(size, weights_of(source, dtype))
     return read_leaves(source, known, expected, dtype=dtype)
@@ -99,15 +98,25 @@ def known_tensors(source: str, tensors: Tensors, model: CheckpointModel) -> Tens
     Raises:
         WeightsError: As `read_params`.
     """
+    return _known(source, tensors, model, _flatten(param_shapes(model)))
+
+
+def _known(
+    source: str, tensors: Tensors, model: CheckpointModel, leaves: dict[tuple[str, ...], Any]
+) -> Tensors:
+    """`known_tensors` of a model whose parameters are these."""
     named = {model.checkpoint_name(stored): tensor for stored, tensor in tensors.items()}
     known = {name: tensor for name, tensor in named.items() if name is not None}
-    _check(source, known, tensor_shapes(model))
+    _check(source, known, _tensor_shapes(leaves))
     return known
 
 
 def tensor_shapes(model: CheckpointModel) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors that a checkpoint of the model has, by name."""
-    leaves = _flatten(param_shapes(model))
+    return _tensor_shapes(_flatten(param_shapes(model)))
+
+
+def _tensor_shapes(leaves: dict[tuple[str, ...], Any]) -> dict[str, tuple[int, ...]]:
     return {_name(path): _torch_shape(path, leaf.shape) for path, leaf in leaves.items()}
 
 
@@ -145,9 +154,8 @@ def save_params(params: Params, file: Path | str, *, dtype: Any = jnp.float16) -
     write_whole(file, lambda part: save_file(leaves, part, metadata={"format": "pt"}))
 
 
-@functools.lru_cache(maxsize=16)  # A checkpoint asks several times, which takes a second each.
 def param_shapes(model: CheckpointModel) -> Params:
-    """Shapes of a model's parameters, found without allocating them; not to be changed."""
+    """Shapes of a model's parameters, found without allocating them."""
     return jax.eval_shape(model.init, jax.random.key(0), *model.example_inputs())["params"]
 
 
