@@ -11,7 +11,6 @@ MAX_BYTES = 2 << 30
 _LEAST_SECONDS = 0.5
 """Programs that compile faster than this are not worth a file."""
 
-
 QUICKLY_COMPILED = {"xla_backend_optimization_level": 1}
 """Options of the compiler for programs that are asked a few times in a run: they compile in half
 the time. A training step that is compiled so takes a seventh longer."""

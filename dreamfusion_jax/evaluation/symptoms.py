@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from dreamfusion_jax.caches import QUICKLY_COMPILED
 from dreamfusion_jax.distillation.protocol import add_noise
-from dreamfusion_jax.priors.prior import Prior, PriorParams
+from dreamfusion_jax.priors.prior import Condition, Prior, PriorParams, predict
 from dreamfusion_jax.runs.trained_scene import TrainedScene
 from dreamfusion_jax.scene.camera import Camera, from_angles, look_at, orbit
 from dreamfusion_jax.scene.views import VIEWS, view_index
@@ -156,23 +156,17 @@ def _errors(
 ) -> Float[Array, "2 5"]:
     """Squared errors of the noise predicted with a picture's own words, and with the front's."""
     z = prior.encode_image(params, pictures)
-    count = z.shape[0]
-
-    def twice(words: Array) -> Array:
-        front = jnp.broadcast_to(words[-1], words[:-1].shape)
-        return jnp.concatenate([words[:-1], front])
-
-    # Both at once: a network that a program asks twice is compiled twice.
-    both = jax.tree.map(twice, words)
+    own = jax.tree.map(lambda leaf: leaf[:-1], words)
+    front = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[-1], leaf[:-1].shape), words)
 
     def ask(time_and_key: tuple[Array, Array]) -> Array:
         time, noise = time_and_key
-        t = jnp.full(count, time)
+        t = jnp.full(z.shape[0], time)
         noised = add_noise(prior.schedule, z, jax.random.normal(noise, z.shape), t)
-        z_t, t, truth = (jnp.concatenate([x, x]) for x in (noised.z_t, t, noised.eps))
-        eps = prior.predict_eps(params, z_t, t, both)
-        error = jnp.mean((eps - truth) ** 2, axis=tuple(range(1, z.ndim)))
-        return error.reshape(2, count)
+        eps = predict(prior, params, noised.z_t, t, Condition(own, front))
+        axes = tuple(range(1, z.ndim))
+        both = (eps.conditional, eps.unconditional)
+        return jnp.stack([jnp.mean((e - noised.eps) ** 2, axis=axes) for e in both])
 
     keys = jax.random.split(key, len(_TIMES))
     return jax.lax.map(ask, (jnp.array(_TIMES), keys)).mean(axis=0)

@@ -5,7 +5,7 @@ object needs little more. Training asks everywhere, so that new things can grow.
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from dreamfusion_jax.maths import expand_to
 from dreamfusion_jax.pytree import pytree
@@ -48,8 +48,19 @@ def filled_box(field: Field, params: Params, variance: Float[Array, ""], radius:
     places = jnp.stack(jnp.meshgrid(line, line, line, indexing="ij"), axis=-1)
     spread = jnp.broadcast_to(variance, places.shape[:-1])
     density, _ = in_pieces(lambda x, v: field(params, x, v), places, spread, field.piece)
-    filled = density > _LEAST
-    cell = 2.0 * radius / (_VERTICES - 1)
+    return box_around(density > _LEAST, radius)
+
+
+def box_around(filled: Bool[Array, "N N N"], radius: float) -> Box:
+    """The smallest box around vertices of a cube, and one cell more to each side.
+
+    Args:
+        filled: Which of the cube's vertices hold something.
+        radius: Half the cube's side, world units.
+    """
+    vertices = filled.shape[0]
+    line = jnp.linspace(-radius, radius, vertices)
+    cell = 2.0 * radius / (vertices - 1)
     low, high = [], []
     for axis in range(3):
         along = jnp.any(filled, axis=tuple(other for other in range(3) if other != axis))
@@ -59,15 +70,12 @@ def filled_box(field: Field, params: Params, variance: Float[Array, ""], radius:
 
 
 def box_bounds(rays: Rays, box: Box) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
-    """Distances at which rays enter and leave a box; near >= far where they miss it."""
-    # A direction of exactly 0 along an axis would make 0 / 0 on the box's own planes.
-    tiny = jnp.where(rays.direction < 0, -1e-12, 1e-12)
-    slope = jnp.where(jnp.abs(rays.direction) < 1e-12, tiny, rays.direction)
-    ndim = slope.ndim
+    """Distances, from 0 on, at which rays enter and leave a box; near >= far where they miss it."""
+    slope = jnp.where(jnp.abs(rays.direction) < 1e-9, 1e-9, rays.direction)
     one, other = (
-        (expand_to(side, ndim, tail=1) - rays.origin) / slope for side in (box.low, box.high)
+        (expand_to(side, slope.ndim, tail=1) - rays.origin) / slope for side in (box.low, box.high)
     )
     near = jnp.max(jnp.minimum(one, other), axis=-1)
     far = jnp.min(jnp.maximum(one, other), axis=-1)
     # An empty box, turned over, would look like a full one.
-    return near, jnp.where(jnp.all(box.low <= box.high), far, -jnp.inf)
+    return jnp.maximum(near, 0.0), jnp.where(jnp.all(box.low <= box.high), far, -jnp.inf)

@@ -1,7 +1,5 @@
 """A scene as a dense grid: a picture of it takes a small part of the field's own time."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +8,7 @@ from jaxtyping import Array, Bool, Float
 from dreamfusion_jax.maths import safe_normalize
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.runs.trained_scene import TrainedScene
+from dreamfusion_jax.scene.box import Box, box_around, box_bounds
 from dreamfusion_jax.scene.camera import Rays
 from dreamfusion_jax.scene.lighting import Lighting, lambertian
 from dreamfusion_jax.viewer.seen import Seen
@@ -30,15 +29,13 @@ class Baked:
     Attributes:
         log_density: Of the density per world unit: fields are exponentials of smooth functions.
         surface: Colour and unit normal.
-        low: Corner of the box around all that is not empty.
-        high: The opposite corner.
+        box: Around all that is not empty.
         radius: Half the side of the cube.
     """
 
     log_density: Float[Array, "rows"]
     surface: Float[Array, "rows 6"]
-    low: Float[Array, "3"]
-    high: Float[Array, "3"]
+    box: Box
     radius: Float[Array, ""]
 
 
@@ -68,13 +65,11 @@ def bake(scene: TrainedScene, resolution: int = RESOLUTION) -> Baked:
     normal = -np.stack(slopes, axis=-1).reshape(-1, 3)
     normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
     voxel = 2 * radius / (resolution - 1)
-    filled = points[(density * voxel > _FAINT) & inside]
-    low, high = (filled.min(0), filled.max(0)) if len(filled) else (points[0], points[0])
+    filled = ((density * voxel > _FAINT) & inside).reshape((resolution,) * 3)
     return Baked(
         log_density=jnp.asarray(log_density),
         surface=jnp.asarray(np.concatenate([colour, normal], axis=-1), jnp.float32),
-        low=jnp.asarray(low - voxel),
-        high=jnp.asarray(high + voxel),
+        box=box_around(jnp.asarray(filled), radius),
         radius=jnp.asarray(radius, jnp.float32),
     )
 
@@ -86,25 +81,10 @@ def _chunks(points: np.ndarray) -> list[np.ndarray]:
     return np.split(padded, len(padded) // size)
 
 
-def box_bounds(
-    rays: Rays, low: Float[Array, "3"], high: Float[Array, "3"]
-) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
-    """Distances at which rays enter and leave a box; a ray that misses it leaves first."""
-    slope = 1.0 / jnp.where(jnp.abs(rays.direction) < 1e-9, 1e-9, rays.direction)
-    ends = [
-        (low[axis] - rays.origin[..., axis], high[axis] - rays.origin[..., axis])
-        for axis in range(3)
-    ]
-    cuts = [(a * slope[..., axis], b * slope[..., axis]) for axis, (a, b) in enumerate(ends)]
-    near = functools.reduce(jnp.maximum, [jnp.minimum(a, b) for a, b in cuts])
-    far = functools.reduce(jnp.minimum, [jnp.maximum(a, b) for a, b in cuts])
-    return jnp.maximum(near, 0.0), far
-
-
 @jax.jit
 def hits(baked: Baked, rays: Rays) -> Bool[Array, "*batch"]:
     """Which rays meet the box of what is not empty."""
-    near, far = box_bounds(rays, baked.low, baked.high)
+    near, far = box_bounds(rays, baked.box)
     return far > near
 
 
@@ -117,7 +97,7 @@ def march(baked: Baked, rays: Rays, lighting: Lighting) -> Seen:
         rays: Those that miss the box see nothing.
         lighting: One light.
     """
-    near, far = box_bounds(rays, baked.low, baked.high)
+    near, far = box_bounds(rays, baked.box)
     step = jnp.maximum(far - near, 0.0) / _INTERVALS
 
     def advance(number: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:

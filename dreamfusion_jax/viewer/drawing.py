@@ -67,7 +67,6 @@ class DrawnScene:
         self.scene = scene
         self.radius = float(scene.model.sampling.radius)
         self.baked: Baked = bake(scene, resolution)
-        self._box = _find(scene.model, scene.params, scene.variance)
 
     def quick(self, camera: Camera, lighting: Lighting, height: int, width: int) -> Picture:
         """Draws the baked scene.
@@ -113,14 +112,15 @@ class DrawnScene:
         if scene.model.latent:
             return self.quick(camera, lighting, height, width)
         rays = _cast(camera, height, width)
-        near, far = ray_bounds(rays, self.radius, self._box)
+        box = _find(scene.model, scene.params, scene.variance)
+        near, far = ray_bounds(rays, self.radius, box)
         sampling = dataclasses.replace(scene.model.sampling, normals="sample")
         model = dataclasses.replace(scene.model, sampling=sampling)
 
         def draw(part: Rays) -> Seen:
             if given_up():
                 raise Interrupted
-            return _render(model, scene.params, part, lighting, scene.variance, self._box)
+            return _render(model, scene.params, part, lighting, scene.variance, box)
 
         return _assemble(camera, rays, np.asarray(far > near), draw, _CAREFUL)
 

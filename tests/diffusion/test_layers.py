@@ -1,5 +1,7 @@
 """Convolutions of very small pictures are products; PyTorch's are the reference."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,16 +11,21 @@ import torch
 from dreamfusion_jax.diffusion.layers import conv3x3
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 4), (4, 4), (4, 5)])
-@pytest.mark.parametrize(("stride", "pad_before"), [(1, 1), (2, 1), (2, 0)])
+@pytest.mark.parametrize(
+    ("size", "stride", "pad_before"),
+    [
+        ((1, 1), 1, 1),
+        ((1, 1), 2, 1),
+        *itertools.product([(2, 2), (3, 4), (4, 4), (4, 5)], [1, 2], [1]),
+        *itertools.product([(2, 2), (3, 4), (4, 4), (4, 5)], [2], [0]),
+    ],
+)
 def test_a_convolution_is_pytorchs_whatever_the_size_of_the_picture(size, stride, pad_before):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, *size, 5)).astype(np.float32)
     kernel = rng.normal(size=(3, 3, 5, 7)).astype(np.float32)
     bias = rng.normal(size=7).astype(np.float32)
     padded = np.pad(x, ((0, 0), (pad_before, 1), (pad_before, 1), (0, 0)))
-    if min(padded.shape[1:3]) < 3:
-        pytest.skip("no place for the kernel")
     truth = torch.nn.functional.conv2d(
         torch.tensor(padded).permute(0, 3, 1, 2),
         torch.tensor(kernel).permute(3, 2, 0, 1),
