@@ -158,6 +158,7 @@ def _report(rows: list[Measured], ceilings: Ceilings, compared: list[Compared]) 
     return {
         "device": describe_devices(),
         "jax": jax.__version__,
+        "peak_bytes": (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use"),
         "rows": [as_json(row, ceilings) for row in rows],
         "compared": [dataclasses.asdict(row) for row in compared],
     }

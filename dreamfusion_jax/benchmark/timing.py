@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-_LEAST, _MOST = 3, 200
+_LEAST, _MOST = 3, 500
 """Repetitions."""
 
 

@@ -26,9 +26,10 @@ class JudgeScorer:
     """A `r_precision.Scorer`.
 
     A judge that reads gives the log-odds that a caption is true of a picture. One that has
-    only answers about classes gives log p(category) + log p(colour), and of a judge that knows
-    modifiers, + log p(modifier) + log p(its colour): its answers taken for independent. What a
-    caption does not say is not asked.
+    only answers about classes, or any that is asked about captions without a colour, gives
+    log p(category) + log p(colour), and of a judge that knows modifiers, + log p(modifier) +
+    log p(its colour): its answers taken for independent. What a caption does not say is not
+    asked.
 
     Attributes:
         judge: The judge.
@@ -82,7 +83,9 @@ class JudgeScorer:
             ValueError: A caption that the judge cannot read.
         """
         said = [self._description(text) for text in captions]
-        return self._read(said) if self.reads else self._name(said)
+        # Captions without a colour are none of those it learned to read.
+        readable = self.reads and all(description.colour for description in said)
+        return self._read(said) if readable else self._name(said)
 
     def _description(self, text: str) -> Description:
         said, config = read_thing(text), self.judge.config

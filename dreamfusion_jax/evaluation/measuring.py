@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamfusion_jax.evaluation import truth_metrics as metrics
-from dreamfusion_jax.evaluation.judge import Judge, Params, load_judge
+from dreamfusion_jax.evaluation.judge import Judge, Params, Verdict, load_judge
 from dreamfusion_jax.evaluation.truth_metrics import AZIMUTHS, Measures, Portrait
 from dreamfusion_jax.looks.media import contact_sheet
 from dreamfusion_jax.looks.views import Looks
@@ -30,11 +30,14 @@ class Judgement:
         category: Number of azimuths at which it names the category.
         colour: The colour it names most often.
         view: Number of azimuths at which it names the view.
+        modifier: Number of azimuths at which it names the modifier and its colour; None where
+            there is none, or the judge knows none.
     """
 
     category: int
     colour: str
     view: int
+    modifier: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +74,20 @@ def make_jury(judge: Judge, params: Params) -> Jury:
             category=int((names == scene.category).sum()),
             colour=config.colours[np.bincount(colour).argmax()],
             view=int((view == np.array(_RING_VIEWS)).sum()),
+            modifier=_modified(verdict, judge, scene),
         )
 
     return decide
+
+
+def _modified(verdict: Verdict, judge: Judge, scene: Scene) -> int | None:
+    """In how many pictures the judge sees the scene's modifier in its colour."""
+    if scene.modifier is None or verdict.modifier is None or verdict.modifier_colour is None:
+        return None
+    kind = ("", *judge.config.modifiers).index(scene.modifier)
+    colour = judge.config.colours.index(str(scene.modifier_colour))
+    there = np.asarray(verdict.modifier).argmax(axis=-1) == kind
+    return int((there & (np.asarray(verdict.modifier_colour).argmax(axis=-1) == colour)).sum())
 
 
 def no_jury(portrait: Portrait, scene: Scene) -> None:

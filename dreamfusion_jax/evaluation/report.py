@@ -72,8 +72,8 @@ def evaluate(
 
 
 _HEADER = (
-    "| object | IoU | PSNR | main colour | facing | opacity | haze "
-    "| judge: category | judge: colour | judge: view |\n" + "| --- " * 10 + "|\n"
+    "| object | IoU | PSNR | main colour | small parts | facing | opacity | haze "
+    "| judge: category | judge: colour | judge: view | judge: modifier |\n" + "| --- " * 12 + "|\n"
 )
 
 
@@ -109,12 +109,14 @@ def _line(row: Row) -> str:
         f"{m.iou:.2f}",
         f"{m.psnr:.1f}",
         m.colour or "none",
+        "-" if m.small_parts is None else f"{m.small_parts:.2f}",
         f"{m.facing:+.2f}" if has_front else "-",
         f"{m.opacity:.3f}",
         f"{m.haze:.2f}",
         f"{j.category}/{AZIMUTHS}" if j else "-",
         j.colour if j else "-",
         f"{j.view}/{AZIMUTHS}" if j and has_front else "-",
+        "-" if j is None or j.modifier is None else f"{j.modifier}/{AZIMUTHS}",
     ]
     return f"| {' | '.join(cells)} |\n"
 
@@ -135,6 +137,9 @@ def summary(rows: list[Row], marks: dict[Scene, list[Row]]) -> list[str]:
         f"main colour right: {len(right)} of {total}",
         f"nearer to the truth than to its back: {len(facing)} of {len(fronts)}",
     ]
+    parts = [r.measures.small_parts for r in rows if r.measures.small_parts is not None]
+    if parts:
+        lines.append(f"small parts that are there: {np.mean(parts):.2f} of those of {len(parts)}")
     judged = [(r, r.judgement) for r in rows if r.judgement]
     if judged:
         clear = sum(j.category >= _ENOUGH_AZIMUTHS for _, j in judged)
@@ -144,6 +149,10 @@ def summary(rows: list[Row], marks: dict[Scene, list[Row]]) -> list[str]:
             f"{clear} of {total}",
             f"judge names the colour: {hue} of {total}",
         ]
+        worn = [j.modifier for _, j in judged if j.modifier is not None]
+        if worn:
+            there = sum(count >= _ENOUGH_AZIMUTHS for count in worn)
+            lines.append(f"judge sees the modifier in its colour: {there} of {len(worn)}")
     return lines + _differences(rows)
 
 

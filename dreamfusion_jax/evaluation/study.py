@@ -52,7 +52,10 @@ def study(
     Returns:
         A table as Markdown.
     """
-    header = "| change | IoU | PSNR | facing | colours right | haze | judge | IoU of each |\n"
+    header = (
+        "| change | IoU | PSNR | facing | colours right | small parts | haze | judge "
+        "| IoU of each |\n"
+    )
     lines = []
     for name, change in changes.items():
         say(f"== {name}")
@@ -65,19 +68,21 @@ def study(
             save_png(folder / f"{run.name}.png", draw_sheet(looks, truth))
             rows.append(measure(settings.prompt, scene, portrait_of(looks), jury))
         lines.append(line_of(name, rows))
-    return header + "| --- " * 8 + "|\n" + "".join(lines)
+    return header + "| --- " * 9 + "|\n" + "".join(lines)
 
 
 def line_of(name: str, rows: list[Row]) -> str:
     """A line of the table: means over the prompts, and each prompt's overlap."""
     values = [row.measures for row in rows]
     judged = [row.judgement.category for row in rows if row.judgement]
+    parts = [m.small_parts for m in values if m.small_parts is not None]
     cells = [
         name,
         f"{np.mean([m.iou for m in values]):.3f}",
         f"{np.mean([m.psnr for m in values]):.1f}",
         f"{np.mean([m.facing for m in values]):+.2f}",
         f"{sum(m.colour == row.scene.colour for m, row in zip(values, rows, strict=True))}",
+        f"{np.mean(parts):.2f}" if parts else "-",
         f"{np.mean([m.haze for m in values]):.2f}",
         f"{np.mean(judged):.1f}/{AZIMUTHS}" if judged else "-",
         ", ".join(f"{row.name} {row.measures.iou:.2f}" for row in rows),

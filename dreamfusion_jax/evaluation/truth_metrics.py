@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from dreamfusion_jax.evaluation.small_parts import surviving
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.scene.camera import Camera, cast_rays, orbit, sphere_bounds
 from dreamfusion_jax.scene.lighting import plain_albedo
@@ -74,6 +75,8 @@ class Measures:
         opacity: Mean over the pixels.
         haze: Share of the opacity in pixels that are neither clear nor solid:
             sum o (1 - o) / sum o.
+        small_parts: Share of the pixels of small parts that are there, see `small_parts`; None
+            where the truth has none.
     """
 
     iou: float
@@ -82,6 +85,7 @@ class Measures:
     colour: str | None
     opacity: float
     haze: float
+    small_parts: float | None
 
 
 def measuring_cameras() -> Camera:
@@ -273,7 +277,7 @@ def measure(scene: Scene, portrait: Portrait) -> Measures:
     fit, iou = similarity_align(
         lambda views: truth_silhouettes(scene, views, size=size), opacity > 0.5, cameras
     )
-    colour, _, wears_main = _truth_view(scene, fit.view(cameras), size=size)
+    colour, silhouette, wears_main = _truth_view(scene, fit.view(cameras), size=size)
     back, _, _ = _truth_view(scene, turned(fit.view(cameras), math.pi), size=size)
     error, error_back = (
         float(np.mean((np.asarray(portrait.colour) - np.asarray(c)) ** 2)) for c in (colour, back)
@@ -286,4 +290,5 @@ def measure(scene: Scene, portrait: Portrait) -> Measures:
         colour=main_colour(portrait, wears_main),
         opacity=float(opacity.mean()),
         haze=float((opacity * (1 - opacity)).sum() / max(opacity.sum(), 1e-9)),
+        small_parts=surviving(portrait.colour, opacity, colour, silhouette),
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8, UInt32
 
 from dreamfusion_jax.files import write_whole
 from dreamfusion_jax.scene.camera import CameraConfig, sample_camera
@@ -220,11 +220,54 @@ class Bank:
         Raises:
             IndexError: There are not so many.
         """
-        for pictures, facts in zip(self._pictures[kind], self._facts[kind], strict=True):
+        chunk, index = self._place(kind, index)
+        return self._pictures[kind][chunk][index], self._facts[kind][chunk][index]
+
+    def facts(self, kind: Kind, index: int) -> np.ndarray:
+        """The `FACTS` of one view.
+
+        Raises:
+            IndexError: There are not so many.
+        """
+        chunk, index = self._place(kind, index)
+        return self._facts[kind][chunk][index]
+
+    def _place(self, kind: Kind, index: int) -> tuple[int, int]:
+        for chunk, facts in enumerate(self._facts[kind]):
             if index < len(facts):
-                return pictures[index], facts[index]
+                return chunk, index
             index -= len(facts)
         raise IndexError(f"there is no such view of {kind}")
+
+    def everything(self) -> UInt32[np.ndarray, "N words"]:
+        """The layers of all views, for a device that has room for them; see `Rows`.
+
+        Four bytes a number: a bank of more than 2^31 bytes is then an array of fewer elements.
+        """
+        parts = [part for kind in self.kinds for part in self._pictures[kind]]
+        rows = np.concatenate([part.reshape(len(part), -1) for part in parts])
+        return rows.view(np.uint32)
+
+
+class Rows:
+    """A bank that gives, in place of a view's layers, their number in `Bank.everything`.
+
+    Args:
+        bank: Whose views.
+    """
+
+    def __init__(self, bank: Bank) -> None:
+        self._bank, self.kinds, self.size = bank, bank.kinds, bank.size
+        ends = np.cumsum([bank.count(kind) for kind in bank.kinds])
+        self._first = dict(zip(bank.kinds, (0, *ends[:-1].tolist()), strict=True))
+
+    def count(self, kind: Kind) -> int:
+        """Number of a kind's views."""
+        return self._bank.count(kind)
+
+    def view(self, kind: Kind, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """One view's number [], and its `FACTS`."""
+        return np.array(self._first[kind] + index, np.int32), self._bank.facts(kind, index)
 
 
 def allowed_colours(vocabulary: Vocabulary, *, held_out: bool = False) -> np.ndarray:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, UInt8, UInt32
 
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.scene.views import (
@@ -23,7 +23,7 @@ from dreamfusion_jax.scene.views import (
     octant_index,
     view_index,
 )
-from dreamfusion_jax.toybox.bank import Bank, palette_of
+from dreamfusion_jax.toybox.bank import Bank, Rows, palette_of
 from dreamfusion_jax.toybox.captions import LIGHTS, Description, Vocabulary
 from dreamfusion_jax.toybox.renderer import Layers, colourise
 from dreamfusion_jax.toybox.world import HELD_OUT, HELD_OUT_MODIFIED
@@ -73,7 +73,8 @@ class Paints:
     """All that `paint` needs for B pictures.
 
     Attributes:
-        layers: Premultiplied material coefficients and alpha, in 1/255.
+        layers: Premultiplied material coefficients and alpha, in 1/255; or, before `looked_up`,
+            their numbers [B] in `Bank.everything`.
         main: Main colours.
         accent: Colours of the modifiers.
         backgrounds: Two colours each; the same twice for a plain one.
@@ -86,7 +87,7 @@ class Paints:
         seed: Of the noise.
     """
 
-    layers: UInt8[Numbers, "B H W 6"]
+    layers: UInt8[Numbers, "B H W 6"] | Int[Numbers, "B"]
     main: Float[Numbers, "B 3"]
     accent: Float[Numbers, "B 3"]
     backgrounds: Float[Numbers, "B 2 3"]
@@ -117,7 +118,7 @@ class Plan:
 
 def draw_plan(
     rng: np.random.Generator,
-    bank: Bank,
+    bank: Bank | Rows,
     vocabulary: Vocabulary,
     count: int,
     config: PictureConfig | None = None,
@@ -128,7 +129,7 @@ def draw_plan(
 
     Args:
         rng: Of all randomness.
-        bank: Traced views; kinds that it lacks are not drawn.
+        bank: Traced views, or their numbers; kinds that it lacks are not drawn.
         vocabulary: Colours, and the words for captions.
         count: Number of pictures.
         config: Shares; the default ones if None.
@@ -161,7 +162,7 @@ def draw_plan(
         accent=accent,
         backgrounds=backgrounds,
         edge=edge,
-        **_spoiling(rng, truths, views[0][0].shape[0]),
+        **_spoiling(rng, truths, bank.size),
         seed=np.asarray(rng.integers(2**31 - 1), np.int32),
     )
     sides = np.asarray(octant_index(jnp.asarray(facts[:, 0])))
@@ -173,7 +174,7 @@ def draw_plan(
     return Plan(paints, tuple(truths), tuple(captions), facts)
 
 
-def _scene(rng, bank: Bank, vocabulary: Vocabulary, config: PictureConfig, held_out: bool):
+def _scene(rng, bank: Bank | Rows, vocabulary: Vocabulary, config: PictureConfig, held_out: bool):
     """A category, perhaps a modifier, and colours."""
     categories = list(dict.fromkeys(category for category, _ in bank.kinds))
     category = categories[rng.integers(len(categories))]
@@ -289,6 +290,18 @@ def _spoiling(
         name: np.where(bad == quality, strength, none).astype(np.float32)
         for name, (quality, strength, none) in drawn.items()
     }
+
+
+def looked_up(paints: Paints, views: UInt32[Array, "N words"], size: int) -> Paints:
+    """Puts the layers in place of their numbers in `Bank.everything`.
+
+    Args:
+        paints: With the numbers of their views.
+        views: All of them, as `Bank.everything` gives them.
+        size: Height and width of a view, pixels.
+    """
+    rows = jax.lax.bitcast_convert_type(jnp.take(views, paints.layers, axis=0), jnp.uint8)
+    return dataclasses.replace(paints, layers=rows.reshape(-1, size, size, 6))
 
 
 def paint(paints: Paints) -> Float[Array, "B H W 3"]:

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from helpers.compiling import compile_well
 
+from dreamfusion_jax.evaluation import judge_training
+from dreamfusion_jax.evaluation import truth_metrics as metrics
 from dreamfusion_jax.evaluation.judge import (
     Judge,
     JudgeConfig,
@@ -29,12 +31,12 @@ from dreamfusion_jax.evaluation.judge_data import (
     true_of,
 )
 from dreamfusion_jax.evaluation.judge_exam import describe, examine, passes, rank_captions
+from dreamfusion_jax.evaluation.judge_training import matching_loss, naming_loss, train
 from dreamfusion_jax.toybox.bank import Bank, Kind
 from dreamfusion_jax.toybox.captions import Description
 from dreamfusion_jax.toybox.tokenizer import build_tokenizer
-from dreamfusion_jax.toybox.world import MODIFIERS
-from experiments import train_judge
-from experiments.train_judge import main, matching_loss, naming_loss, train
+from dreamfusion_jax.toybox.world import MODIFIERS, Scene
+from experiments.train_judge import main
 
 TINY = JudgeConfig(
     ("apple", "car"),
@@ -182,9 +184,9 @@ class Signs(Bank):
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("judge") / "whole"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_judge, "open_bank", lambda *_, **__: Signs())
-        step = compile_well(train_judge.train_step, static_argnames="training")
-        patch.setattr(train_judge, "train_step", step)
+        patch.setattr(judge_training, "open_bank", lambda *_, **__: Signs())
+        step = compile_well(judge_training.train_step, static_argnames="training")
+        patch.setattr(judge_training, "train_step", step)
         train(dataclasses.replace(SMALL_RUN, output=folder))
     return folder
 
@@ -212,9 +214,9 @@ def test_a_stopped_training_ends_the_same(tmp_path: Path, monkeypatch: pytest.Mo
         dataclasses.replace(SMALL_RUN, steps=25, report_every=10, output=tmp_path / name)
         for name in ("straight", "stopped")
     )
-    monkeypatch.setattr(train_judge, "open_bank", lambda *_, **__: Signs())
+    monkeypatch.setattr(judge_training, "open_bank", lambda *_, **__: Signs())
     train(straight)
-    real, calls = train_judge.train_step, []
+    real, calls = judge_training.train_step, []
 
     def stop_after_15(*values, **named):
         calls.append(1)
@@ -222,10 +224,10 @@ def test_a_stopped_training_ends_the_same(tmp_path: Path, monkeypatch: pytest.Mo
             raise KeyboardInterrupt
         return real(*values, **named)
 
-    monkeypatch.setattr(train_judge, "train_step", stop_after_15)
+    monkeypatch.setattr(judge_training, "train_step", stop_after_15)
     with pytest.raises(KeyboardInterrupt):
         train(stopped)
-    monkeypatch.setattr(train_judge, "train_step", real)
+    monkeypatch.setattr(judge_training, "train_step", real)
     train(stopped)
     for name in ("model.safetensors", "judge.json"):
         assert (stopped.output / name).read_bytes() == (straight.output / name).read_bytes()
@@ -258,9 +260,20 @@ def test_what_is_no_object_is_labelled_so_and_no_caption_is_true_of_it() -> None
 @pytest.mark.slow
 def test_the_shipped_judge_and_one_that_reads(trained: Path) -> None:
     judge, params = load_judge()
-    assert judge(params, jnp.zeros((1, 64, 64, 3))).modifier is None
+    scene = Scene("snowman", "white", MODIFIERS[1], "blue")
+    pictures = metrics.truth_portrait(scene, size=64).colour[:8] - 0.15
+    said = judge(params, jnp.clip(pictures, 0.0, 1.0))
+    for logits, names, name in (
+        (said.category, judge.config.answers, "snowman"),
+        (said.colour, judge.config.colours, "white"),
+        (said.modifier, ("", *judge.config.modifiers), MODIFIERS[1]),
+        (said.modifier_colour, judge.config.colours, "blue"),
+    ):
+        assert logits is not None
+        assert [names[i] for i in np.asarray(logits).argmax(axis=-1)].count(name) >= 7
+    deaf = Judge(dataclasses.replace(judge.config, meeting=0))
     with pytest.raises(ValueError, match="not trained to read"):
-        judge.read(["a red car"])
+        deaf.read(["a red car"])
     reader, values = load_judge(trained)
     verdict, vectors = reader.look(values, jnp.full((2, 64, 64, 3), 0.5))
     assert verdict.modifier is not None and verdict.modifier.shape == (2, 2)

@@ -55,15 +55,16 @@ def test_a_small_run_is_measured_from_the_command_line(finished: Path, tmp_path:
     assert result.returncode == 0, result.stderr
     table = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
     assert table in result.stdout
-    rows = {cells[0]: cells for cells in map(_numbers, table.splitlines()) if len(cells) == 10}
+    rows = {cells[0]: cells for cells in map(_numbers, table.splitlines()) if len(cells) == 12}
     truth, empty = rows["green car: truth"], rows["green car: empty"]
-    assert truth[1:4] == ["1.00", "inf", "green"] and truth[6:9] == ["0.00", "8/8", "green"]
-    assert empty[1] == "0.00" and empty[3] == "none" and float(empty[5]) == 0.0
+    assert truth[1:4] == ["1.00", "inf", "green"] and truth[7:10] == ["0.00", "8/8", "green"]
+    assert truth[4] == "1.00" and empty[4] == "0.00" and truth[11] == "-"
+    assert empty[1] == "0.00" and empty[3] == "none" and float(empty[6]) == 0.0
     # The oracle's object after 40 steps is rough, but longer than it is high, and no sphere.
     mine, sphere = rows["a green car, seed 0"], rows["green car: sphere"]
     assert float(mine[1]) > float(sphere[1]) + 0.05 and mine[3] == "green"
     # The sign is the verdict; a rough surface adds the same error to both sides of it.
-    assert float(mine[4]) > 0.0
+    assert float(mine[5]) > 0.0
     with Image.open(tmp_path / "out" / "a-green-car-seed0.png") as sheet:
         assert sheet.height == 5 * SIZE + 6 * 2
     with Image.open(tmp_path / "out" / "objects.png") as grid:
@@ -72,8 +73,9 @@ def test_a_small_run_is_measured_from_the_command_line(finished: Path, tmp_path:
 
 def _row(colour: str, seed: int, iou: float, facing: float, category: int) -> Row:
     scene = Scene("car", colour)
-    measures = Measures(iou, 20.0, facing, "red", 0.2, 0.1)
-    return Row(f"a {colour} car, seed {seed}", scene, measures, Judgement(category, "red", 5))
+    measures = Measures(iou, 20.0, facing, "red", 0.2, 0.1, None if seed else 0.25)
+    judgement = Judgement(category, "red", 5, 6 if seed else 5)
+    return Row(f"a {colour} car, seed {seed}", scene, measures, judgement)
 
 
 def test_the_summary_counts() -> None:
@@ -91,8 +93,10 @@ def test_the_summary_counts() -> None:
         "- IoU at least 0.10 above the best sphere: 1 of 3",
         "- main colour right: 2 of 3",
         "- nearer to the truth than to its back: 2 of 3",
+        "- small parts that are there: 0.25 of those of 2",
         "- judge names the category from 6 of 8 azimuths: 2 of 3",
         "- judge names the colour: 2 of 3",
+        "- judge sees the modifier in its colour: 1 of 3",
         "- IoU between seeds differs by 0.200 on average, 0.200 at most",
     ]
 

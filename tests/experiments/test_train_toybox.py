@@ -19,6 +19,7 @@ from dreamfusion_jax.toybox.bank import BankConfig, allowed_colours, write_views
 from dreamfusion_jax.toybox.captions import Vocabulary
 from dreamfusion_jax.toybox.training import loop as toybox_loop
 from dreamfusion_jax.toybox.training import model as toybox_model
+from dreamfusion_jax.toybox.training import report as toybox_report
 from dreamfusion_jax.toybox.training.data import (
     BY_TWO,
     SMALL,
@@ -30,6 +31,7 @@ from dreamfusion_jax.toybox.training.data import (
     learning_rate,
     to_latents,
 )
+from dreamfusion_jax.toybox.training.feed import drawn_elsewhere
 from dreamfusion_jax.toybox.training.history import History
 from dreamfusion_jax.toybox.world import HELD_OUT, HELD_OUT_MODIFIED
 from experiments import sample, train_toybox
@@ -343,3 +345,36 @@ def test_batches_follow_from_the_step_and_see_a_bank_that_grows(bank, tmp_path):
     assert batches.bank.count(("barrel", None)) == 2
     batches.reopen()
     assert batches.bank.count(("barrel", None)) == 4
+
+
+def test_other_processes_draw_the_same_batches_in_turn(bank, tmp_path):
+    settings = train_toybox.parse(command(tmp_path / "prior", bank)).settings
+    here = Batches(settings, toybox_loop.build_tokenizer(), by_number=True)
+    with drawn_elsewhere(settings, 5, workers=2) as batches:
+        for step in (5, 6, 7):
+            paints, ids = next(batches)
+            expected, same = here.plan(step)
+            np.testing.assert_array_equal(ids, same)
+            jax.tree.map(np.testing.assert_array_equal, paints, expected)
+
+
+def test_a_training_is_complete_when_its_time_is_over(bank, tmp_path, monkeypatch, capsys):
+    """The last step is found on the way: the rate has nearly fallen to zero there."""
+    rates, clock = [], [0.0]
+
+    def step(state, paints, ids, schedule, *, networks, config, block, last):
+        clock[0] += 1.0
+        rates.append(float(learning_rate(config, state.step, 0, last)))
+        return dataclasses.replace(state, step=state.step + 1), jnp.zeros(())
+
+    monkeypatch.setattr(toybox_loop, "train_step", step)
+    for module in (toybox_loop, toybox_report):
+        names = SimpleNamespace(monotonic=lambda: clock[0], perf_counter=lambda: clock[0])
+        monkeypatch.setattr(module, "time", names)
+    minute = command(tmp_path / "prior", bank, "--minutes", "1", "--fit", "--optimization.decay")
+    settings = train_toybox.parse([*minute, "None", "--optimization.steps", "1000"])
+    toybox_loop.Training(settings.settings, settings.running).run()
+    assert len(rates) == pytest.approx(60, abs=2) and rates[-1] < 0.01 * max(rates)
+    told = History.read(tmp_path / "prior")
+    assert told.stages[-1].settings["steps"] == pytest.approx(60, abs=2)
+    assert "same command" not in capsys.readouterr().err

@@ -1,11 +1,13 @@
 """Traced views on disk: what is written, when it is read, and what it says of the cameras."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dreamfusion_jax.toybox import bank
-from dreamfusion_jax.toybox.bank import FACTS, Bank, BankConfig, kinds_of, write_views
-from dreamfusion_jax.toybox.captions import Vocabulary
+from dreamfusion_jax.toybox.bank import FACTS, Bank, BankConfig, Rows, kinds_of, write_views
+from dreamfusion_jax.toybox.captions import WHOLE_WORLD, Vocabulary
+from dreamfusion_jax.toybox.pictures import draw_plan, looked_up
 from dreamfusion_jax.toybox.world import MODIFIERS
 
 CONFIG = BankConfig(size=8)
@@ -39,6 +41,18 @@ def test_a_bank_is_read_row_by_row_and_grows(folder):
     hidden = facts.rename(folder / "hidden")
     assert Bank(folder, KINDS).count(KINDS[0]) == 300
     hidden.rename(facts)
+
+
+def test_numbers_stand_for_views_until_they_are_looked_up(folder):
+    """The same plan with layers and with numbers, which a device then looks up."""
+    views = Bank(folder, KINDS)
+    first, second = (
+        draw_plan(np.random.default_rng(4), bank, WHOLE_WORLD, 50) for bank in (views, Rows(views))
+    )
+    assert first.captions == second.captions and second.paints.layers.shape == (50,)
+    found = looked_up(second.paints, jnp.asarray(views.everything()), 8)
+    for name in ("layers", "main", "edge", "blur", "seed"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(first.paints, name))
 
 
 def test_chunks_are_drawn_once_and_the_same_every_time(folder, tmp_path):

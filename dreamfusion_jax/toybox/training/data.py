@@ -11,7 +11,7 @@ from transformers import CLIPTokenizer
 
 from dreamfusion_jax.maths import to_symmetric
 from dreamfusion_jax.toybox import architecture
-from dreamfusion_jax.toybox.bank import Bank, allowed_colours, kinds_of
+from dreamfusion_jax.toybox.bank import Bank, Rows, allowed_colours, kinds_of
 from dreamfusion_jax.toybox.captions import WHOLE_WORLD, Vocabulary, caption
 from dreamfusion_jax.toybox.pictures import Paints, PictureConfig, draw_plan, paint
 from dreamfusion_jax.toybox.tokenizer import WordIds
@@ -125,14 +125,17 @@ class Batches:
     Args:
         settings: Of the training.
         tokenizer: Of `build_tokenizer`.
+        by_number: Whether the paints hold the views' numbers in place of their layers.
 
     Raises:
         FileNotFoundError: The bank holds no views that fit.
         ValueError: They are not of the prior's size.
     """
 
-    def __init__(self, settings: Settings, tokenizer: CLIPTokenizer) -> None:
-        self.settings, self.ids = settings, WordIds(tokenizer)
+    def __init__(
+        self, settings: Settings, tokenizer: CLIPTokenizer, *, by_number: bool = False
+    ) -> None:
+        self.settings, self.ids, self.by_number = settings, WordIds(tokenizer), by_number
         self.reopen()
 
     def reopen(self) -> None:
@@ -149,7 +152,8 @@ class Batches:
         settings = self.settings
         rng = np.random.default_rng((settings.optimization.seed, step))
         count = settings.optimization.batch_size
-        plan = draw_plan(rng, self.bank, settings.vocabulary, count, settings.pictures)
+        bank = Rows(self.bank) if self.by_number else self.bank
+        plan = draw_plan(rng, bank, settings.vocabulary, count, settings.pictures)
         return plan.paints, self.ids(plan.captions)
 
 
@@ -158,13 +162,23 @@ def to_latents(paints: Paints, block: int) -> jax.Array:
     return architecture.space_to_depth(to_symmetric(paint(paints)), block)
 
 
-def learning_rate(config: Optimization, step: ScalarLike, begin: ScalarLike = 0) -> jax.Array:
-    """Linear warm-up from step `begin`; constant; then a cosine to zero."""
+def learning_rate(
+    config: Optimization,
+    step: ScalarLike,
+    begin: ScalarLike = 0,
+    last: ScalarLike | None = None,
+) -> jax.Array:
+    """Linear warm-up from step `begin`; constant; then a cosine to zero at step `last`.
+
+    The last step is that of the configuration if None; a training whose end is a time of the
+    clock learns its number on the way.
+    """
+    last = jnp.asarray(config.steps if last is None else last)
     rise = jnp.minimum((jnp.asarray(step) - begin + 1) / max(config.warm_up, 1), 1.0)
-    length = config.steps if config.decay is None else config.decay
-    if length == 0:
+    if config.decay == 0:
         return config.learning_rate * rise
-    gone = jnp.clip((jnp.asarray(step) - (config.steps - length)) / length, 0.0, 1.0)
+    length = last if config.decay is None else config.decay
+    gone = jnp.clip((jnp.asarray(step) - (last - length)) / length, 0.0, 1.0)
     return config.learning_rate * rise * 0.5 * (1 + jnp.cos(jnp.pi * gone))
 
 

@@ -4,6 +4,7 @@ Needs no more than jax, flax, optax, orbax, numpy and transformers' tokenizer, s
 on machines that have nothing else; grids of samples are drawn where Pillow is.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -27,8 +28,10 @@ from dreamfusion_jax.priors.toybox import ToyboxPrior
 from dreamfusion_jax.runs.checkpoint import Checkpointer, load_config, save_config
 from dreamfusion_jax.runs.loop import Moment, Stopped, Values, iterate, stop_on_signals
 from dreamfusion_jax.toybox import architecture
-from dreamfusion_jax.toybox.tokenizer import build_tokenizer
+from dreamfusion_jax.toybox.pictures import Paints, looked_up
+from dreamfusion_jax.toybox.tokenizer import MAX_LENGTH, build_tokenizer
 from dreamfusion_jax.toybox.training.data import Batches, Settings, grid_captions
+from dreamfusion_jax.toybox.training.feed import drawn_elsewhere
 from dreamfusion_jax.toybox.training.history import History
 from dreamfusion_jax.toybox.training.model import (
     State,
@@ -39,6 +42,8 @@ from dreamfusion_jax.toybox.training.model import (
 )
 from dreamfusion_jax.toybox.training.report import Report
 from dreamfusion_jax.toybox.training.start import read_weights, start_from
+
+_looked_up = jax.jit(looked_up, static_argnames="size")
 
 GRID_VIEWS = ("front view", "left view", "back view", "right view", "overhead view")
 
@@ -54,6 +59,11 @@ class Running:
         guidance_weight: omega of those samples.
         sample_steps: Denoising steps of those samples.
         minutes: After so many, save and stop as after Ctrl-C; 0 for never.
+        fit: Let the training be complete when the minutes are over, should the last step not
+            have come by then: the step that the learning rate falls towards follows from the
+            speed.
+        workers: Processes that draw the batches, while the bank is in the device's memory; 0
+            draws them in the program itself.
     """
 
     bfloat16: bool = False
@@ -62,6 +72,8 @@ class Running:
     guidance_weight: float = 3.0
     sample_steps: int = 25
     minutes: float = 0.0
+    fit: bool = False
+    workers: int = 0
 
 
 def open_folder(settings: Settings, bfloat16: bool) -> None:
@@ -88,6 +100,39 @@ def open_folder(settings: Settings, bfloat16: bool) -> None:
         save_config(folder, decisive)
 
 
+def compile_ahead(settings: Settings, running: Running) -> None:
+    """Compiles the step of a training into JAX's cache of programs, before there are views.
+
+    It is the step's program only where that cache is on (`JAX_COMPILATION_CACHE_DIR`).
+    """
+    config, model = settings.optimization, settings.model
+    dtype = jnp.bfloat16 if running.bfloat16 else jnp.float32
+    networks = make_networks(model, build_tokenizer(), dtype)
+    count, size = config.batch_size, model.image_size
+
+    def paints() -> Paints:
+        return Paints(
+            layers=jnp.zeros((count, size, size, 6), jnp.uint8),
+            main=jnp.zeros((count, 3)),
+            accent=jnp.zeros((count, 3)),
+            backgrounds=jnp.zeros((count, 2, 3)),
+            edge=jnp.zeros((count, 4)),
+            **{name: jnp.zeros(count) for name in ("blur", "noise", "wash", "gain")},
+            seed=jnp.zeros((), jnp.int32),
+        )
+
+    train_step.lower(
+        jax.eval_shape(functools.partial(init_state, networks, config)),
+        jax.eval_shape(paints),
+        jax.ShapeDtypeStruct((count, MAX_LENGTH), jnp.int32),
+        NoiseSchedule.from_config(architecture.SCHEDULER),
+        networks=networks,
+        config=config,
+        block=model.block,
+        last=jax.ShapeDtypeStruct((), jnp.int32),
+    ).compile()
+
+
 class Training:
     """The loop: trains, reports, saves, and draws samples.
 
@@ -110,6 +155,7 @@ class Training:
         self.schedule = NoiseSchedule.from_config(architecture.SCHEDULER)
         self.history = History.read(self.folder)
         self.start: str | None = None
+        self.last = settings.optimization.steps
         self.prior = ToyboxPrior(
             unet=self.networks.unet,
             schedule=self.schedule,
@@ -133,25 +179,40 @@ class Training:
             state = self._begin(checkpoints)
             first, total = int(state.step), self.settings.optimization.steps
             self.history.enter(self.settings, first, len(self.batches.bank.kinds), self.start)
-            batches = self._plans(first, total)
+
+            def late() -> bool:
+                return 0 < limit < time.monotonic() - began
 
             def stop() -> int:
-                late = 0 < limit < time.monotonic() - began
-                return signalled() or (signal.SIGINT if late else 0)
+                return signalled() or (signal.SIGINT if late() else 0)
 
-            with Report(self.console, first, total, self._batch_size) as report:
+            def fit(moment: Moment[State], report: Report) -> None:
+                """Where the training will have come to when its time is over."""
+                if self.running.fit and report.pace and moment.due(self.running.log_every):
+                    left = limit - (time.monotonic() - began)
+                    self.last = min(moment.step + max(int(left * report.pace), 1), total)
+                    self.history.stages[-1].settings["steps"] = self.last
+
+            with (
+                Report(self.console, first, total, self._batch_size) as report,
+                self._plans(first, total) as batches,
+            ):
                 try:
                     iterate(
                         lambda state: self._improve(state, next(batches)),
                         state,
                         first=first,
                         total=total,
-                        observers=[lambda moment: self._watch(moment, report, checkpoints)],
+                        observers=[
+                            lambda moment: self._watch(moment, report, checkpoints),
+                            lambda moment: fit(moment, report),
+                        ],
                         stop=stop,
                     )
                 except Stopped:
-                    print("stopped; the same command goes on from here", file=sys.stderr)
-                    raise SystemExit(130) from None
+                    if not (self.running.fit and late()):
+                        print("stopped; the same command goes on from here", file=sys.stderr)
+                        raise SystemExit(130) from None
         self.console.print(f"done: {self.folder}")
 
     def _watch(self, moment: Moment[State], report: Report, checkpoints: Checkpointer) -> None:
@@ -170,15 +231,25 @@ class Training:
             with report.paused():
                 self._draw_samples(moment.state, moment.step)
 
-    def _plans(self, first: int, total: int) -> Iterator[tuple]:
-        """The batches of steps, each drawn on the host while the one before is learned from."""
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            following = pool.submit(self.batches.plan, first)
-            for step in range(first, total):
-                batch = following.result()
-                if step + 1 < total:
-                    following = pool.submit(self.batches.plan, step + 1)
-                yield batch
+    @contextlib.contextmanager
+    def _plans(self, first: int, total: int) -> Iterator[Iterator[tuple]]:
+        """The batches of steps, drawn on the host while those before are learned from."""
+        if self.running.workers:
+            bank = self.batches.bank
+            views = jax.device_put(bank.everything())
+            with drawn_elsewhere(self.settings, first, self.running.workers) as batches:
+                yield ((_looked_up(paints, views, size=bank.size), ids) for paints, ids in batches)
+        else:
+            with ThreadPoolExecutor(max_workers=1) as pool:
+                yield self._drawn_here(pool, first, total)
+
+    def _drawn_here(self, pool: ThreadPoolExecutor, first: int, total: int) -> Iterator[tuple]:
+        following = pool.submit(self.batches.plan, first)
+        for step in range(first, total):
+            batch = following.result()
+            if step + 1 < total:
+                following = pool.submit(self.batches.plan, step + 1)
+            yield batch
 
     def _improve(self, state: State, batch: tuple) -> tuple[State, Values]:
         paints, ids = batch
@@ -190,6 +261,7 @@ class Training:
             networks=self.networks,
             config=self.settings.optimization,
             block=self.settings.model.block,
+            last=np.int32(self.last),
         )
         return state, {"loss": loss}
 

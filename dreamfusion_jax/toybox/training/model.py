@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import ScalarLike
 
 from dreamfusion_jax.diffusion.checkpoints.weights import CheckpointModel
 from dreamfusion_jax.diffusion.clip import ClipTextConfig, ClipTextModel
@@ -96,9 +97,12 @@ class State:
 
 
 def make_optimizer() -> optax.GradientTransformation:
-    """AdamW with clipped gradients, at the rate 1; the step multiplies by its rate."""
+    """AdamW with clipped gradients, at the rate 1; the step multiplies by its rate.
+
+    Of all weights as one vector: hundreds of small updates keep a GPU waiting for its host.
+    """
     adam = optax.adamw(1.0, *BETAS, weight_decay=WEIGHT_DECAY)
-    return optax.chain(optax.clip_by_global_norm(CLIP_NORM), adam)
+    return optax.flatten(optax.chain(optax.clip_by_global_norm(CLIP_NORM), adam))
 
 
 def init_state(networks: Networks, config: Optimization) -> State:
@@ -152,6 +156,7 @@ def train_step(
     networks: Networks,
     config: Optimization,
     block: int,
+    last: ScalarLike | None = None,
 ) -> tuple[State, jax.Array]:
     """Paints a batch, improves the weights and their mean.
 
@@ -163,6 +168,7 @@ def train_step(
         networks: What is trained.
         config: How.
         block: Pixels per side of the squares that become channels.
+        last: Number of the last step; the configured one if None.
 
     Returns:
         The next state and the loss. Where the loss or its gradient is not finite, the
@@ -175,11 +181,13 @@ def train_step(
     )
     with jax.numpy_dtype_promotion("standard"):  # optax reckons with the number of the step.
         update, optimizer = make_optimizer().update(gradient, state.optimizer, state.params)
-    rate = learning_rate(config, state.step, state.begin)
+    rate = learning_rate(config, state.step, state.begin, last)
     params = jax.tree.map(lambda x, by: x + rate * by, state.params, update)
     decay = ema_decay(config, state.step, state.begin)
     ema = optax.incremental_update(params, state.ema, 1 - decay)
     following = State(state.step + 1, state.begin, params, ema, optimizer)
-    finite = jnp.isfinite(loss + optax.tree.norm(gradient))
+    # As one vector, too, which the optimizer has made already.
+    all_of_it = jnp.concatenate([g.reshape(-1) for g in jax.tree.leaves(gradient)])
+    finite = jnp.isfinite(loss + jnp.sum(all_of_it**2))
     kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), following, state)
     return kept, jnp.where(finite, loss, jnp.nan)

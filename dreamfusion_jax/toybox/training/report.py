@@ -24,14 +24,16 @@ class Report(contextlib.AbstractContextManager):
     Attributes:
         mean: Mean loss of the last report.
         speed: Pictures a second since the report before.
+        pace: Steps a second since the first, which is where all is compiled; 0 until known.
     """
 
     def __init__(self, console: Console, first: int, total: int, batch_size: int) -> None:
         self.console, self.batch_size = console, batch_size
-        self.mean, self.speed = float("nan"), 0.0
+        self.mean, self.speed, self.pace = float("nan"), 0.0, 0.0
         self._losses: list[jax.typing.ArrayLike] = []
         self._first = first
         self._since: tuple[int, float] | None = None
+        self._began: tuple[int, float] = (first, 0.0)
         self._bar = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -54,7 +56,7 @@ class Report(contextlib.AbstractContextManager):
         self._losses.append(loss)
         if self._since is None:
             jax.block_until_ready(loss)  # The clock starts when all is compiled.
-            self._since = self._first + 1, time.perf_counter()
+            self._since = self._began = self._first + 1, time.perf_counter()
 
     def write(self, step: int) -> float:
         """Waits for the steps since the last report, shows them, and returns their mean loss."""
@@ -63,6 +65,7 @@ class Report(contextlib.AbstractContextManager):
             (first, began), now = self._since, time.perf_counter()
             if step > first:
                 self.speed = (step - first) * self.batch_size / (now - began)
+                self.pace = (step - self._began[0]) / (now - self._began[1])
             note = f"loss {self.mean:.4f}  {self.speed:.0f} pictures/s"
             self._bar.update(self._task, completed=step, note=note)
             if not self.console.is_terminal:

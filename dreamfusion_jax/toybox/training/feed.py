@@ -1,0 +1,71 @@
+"""Batches for a device that learns faster than one core draws: other processes draw them."""
+
+import contextlib
+import multiprocessing
+import os
+from collections.abc import Iterator
+from multiprocessing.queues import Queue
+
+from dreamfusion_jax.toybox.tokenizer import build_tokenizer
+from dreamfusion_jax.toybox.training.data import Batches, Settings
+
+AHEAD = 4
+"""Batches that each process draws before they are asked for."""
+
+_PLATFORMS = "JAX_PLATFORMS"
+
+
+@contextlib.contextmanager
+def drawn_elsewhere(settings: Settings, first: int, workers: int) -> Iterator[Iterator[tuple]]:
+    """Draws batches by number (`Batches`) in processes of their own, until the context is left.
+
+    Args:
+        settings: Of the training.
+        first: Step of the first batch.
+        workers: Number of processes; the n-th draws every batch whose turn is its.
+
+    Yields:
+        The batches of the steps from `first` on, without end.
+    """
+    context = multiprocessing.get_context("spawn")
+    queues = [context.Queue(maxsize=AHEAD) for _ in range(workers)]
+    with _on_the_host():
+        processes = [
+            context.Process(target=_draw, args=(settings, first + n, workers, queue), daemon=True)
+            for n, queue in enumerate(queues)
+        ]
+        for process in processes:
+            process.start()
+    try:
+        yield _in_turn(queues)
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+def _draw(settings: Settings, first: int, stride: int, queue: "Queue[tuple]") -> None:
+    batches, step = Batches(settings, build_tokenizer(), by_number=True), first
+    while True:
+        queue.put(batches.plan(step))
+        step += stride
+
+
+def _in_turn(queues: list["Queue[tuple]"]) -> Iterator[tuple]:
+    while True:
+        for queue in queues:
+            yield queue.get()
+
+
+@contextlib.contextmanager
+def _on_the_host() -> Iterator[None]:
+    """Processes that are started meanwhile leave the accelerator alone."""
+    before = os.environ.get(_PLATFORMS)
+    os.environ[_PLATFORMS] = "cpu"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_PLATFORMS]
+        else:
+            os.environ[_PLATFORMS] = before
