@@ -35,17 +35,14 @@ from experiments.stand_ins import stand_in
 stand_in()
 
 import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
 
 from dreamfusion_jax.evaluation.judge_data import JudgeTraining  # noqa: E402
 from dreamfusion_jax.evaluation.judge_training import train as train_judge  # noqa: E402
 from dreamfusion_jax.toybox.bank import BankConfig, write_views  # noqa: E402
+from dreamfusion_jax.toybox.training.compiled import Step, fastest_step  # noqa: E402
 from dreamfusion_jax.toybox.training.data import WHOLE, Optimization, Settings  # noqa: E402
-from dreamfusion_jax.toybox.training.loop import (  # noqa: E402
-    Running,
-    Training,
-    compile_ahead,
-    open_folder,
-)
+from dreamfusion_jax.toybox.training.loop import Running, Training, open_folder  # noqa: E402
 
 PIECE = 16_000_000
 """Largest size of a piece, bytes."""
@@ -124,10 +121,10 @@ def running_of(arguments: argparse.Namespace) -> Running:
     )
 
 
-def _train(settings: Settings, running: Running) -> None:
+def _train(settings: Settings, running: Running, step: Step | None = None) -> None:
     open_folder(settings, running.bfloat16)
     try:
-        Training(settings, running).run()
+        Training(settings, running, step).run()
     except SystemExit as stopped:
         # That the time is over is how a call ends.
         if stopped.code != 130:
@@ -159,15 +156,16 @@ def everything(arguments: argparse.Namespace) -> None:
 
     drawing = _also(arguments, "draw", "--minutes", str(arguments.draw_minutes))
     settings, running = settings_of(arguments), dataclasses.replace(running_of(arguments), fit=True)
-    compile_ahead(settings, running)
-    say(f"compiled for {jax.devices()[0].device_kind}")
+    step, seconds = fastest_step(settings, jnp.bfloat16 if running.bfloat16 else jnp.float32)
+    told = ", ".join(f"{name} {1000 * taken:.0f} ms" for name, taken in seconds.items())
+    say(f"compiled for {jax.devices()[0].device_kind}; a step takes {told}")
     if drawing.wait():
         say("not all views were traced; going on with those that are there")
     say("the views are traced")
     judging = _also(arguments, "judge")
     try:
         left = arguments.minutes - (time.monotonic() - began) / 60 - MARGIN
-        _train(settings, dataclasses.replace(running, minutes=left))
+        _train(settings, dataclasses.replace(running, minutes=left), step)
         say("the prior is trained")
         split(arguments.output, arguments.pieces)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -243,8 +241,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     training = parser.add_argument_group("train")
     training.add_argument("--start", type=Path, help="a prior whose weights to begin with")
     training.add_argument("--steps", type=int, default=8000)
-    # A step of an H200 takes its host 0.2 s, whatever the batch: small ones waste the device.
-    training.add_argument("--batch-size", type=int, default=4096)
+    training.add_argument("--batch-size", type=int, default=2048)
     training.add_argument("--learning-rate", type=float, default=1e-3)
     training.add_argument("--warm-up", type=int, default=200)
     training.add_argument("--decay", type=int, default=2000)

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import signal
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from dreamfusion_jax.toybox.captions import Vocabulary
 from dreamfusion_jax.toybox.training import loop as toybox_loop
 from dreamfusion_jax.toybox.training import model as toybox_model
 from dreamfusion_jax.toybox.training import report as toybox_report
+from dreamfusion_jax.toybox.training.compiled import fastest_step
 from dreamfusion_jax.toybox.training.data import (
     BY_TWO,
     SMALL,
@@ -356,6 +358,31 @@ def test_other_processes_draw_the_same_batches_in_turn(bank, tmp_path):
             expected, same = here.plan(step)
             np.testing.assert_array_equal(ids, same)
             jax.tree.map(np.testing.assert_array_equal, paints, expected)
+
+
+def test_a_step_compiled_ahead_is_the_step(straight, bank, tmp_path):
+    """The fastest of two ways, which are one on a CPU, takes real pictures from there."""
+    words = command(tmp_path / "prior", bank, "--optimization.batch-size", "32")
+    settings = train_toybox.parse(words).settings
+    ways = {"as usual": {}, "again": {}}
+    step, seconds = fastest_step(settings, jnp.float32, ways, repeats=1)
+    assert set(seconds) == set(ways) and min(seconds.values()) > 0
+    parts = parts_of(straight, bank)
+    fresh = functools.partial(toybox_model.init_state, parts.networks, parts.config)
+    found, loss = step(fresh(), *parts.batch, SCHEDULE, last=np.int32(STEPS))
+    kept, expected = toybox_model.train_step(
+        *(fresh(), *parts.batch, SCHEDULE),
+        networks=parts.networks,
+        config=parts.config,
+        block=2,
+        last=np.int32(STEPS),
+    )
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    for name in ("params", "ema"):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+            *(getattr(state, name) for state in (found, kept)),
+        )
 
 
 def test_a_training_is_complete_when_its_time_is_over(bank, tmp_path, monkeypatch, capsys):

@@ -28,8 +28,9 @@ from dreamfusion_jax.priors.toybox import ToyboxPrior
 from dreamfusion_jax.runs.checkpoint import Checkpointer, load_config, save_config
 from dreamfusion_jax.runs.loop import Moment, Stopped, Values, iterate, stop_on_signals
 from dreamfusion_jax.toybox import architecture
-from dreamfusion_jax.toybox.pictures import Paints, looked_up
-from dreamfusion_jax.toybox.tokenizer import MAX_LENGTH, build_tokenizer
+from dreamfusion_jax.toybox.pictures import looked_up
+from dreamfusion_jax.toybox.tokenizer import build_tokenizer
+from dreamfusion_jax.toybox.training.compiled import Step
 from dreamfusion_jax.toybox.training.data import Batches, Settings, grid_captions
 from dreamfusion_jax.toybox.training.feed import drawn_elsewhere
 from dreamfusion_jax.toybox.training.history import History
@@ -100,52 +101,21 @@ def open_folder(settings: Settings, bfloat16: bool) -> None:
         save_config(folder, decisive)
 
 
-def compile_ahead(settings: Settings, running: Running) -> None:
-    """Compiles the step of a training into JAX's cache of programs, before there are views.
-
-    It is the step's program only where that cache is on (`JAX_COMPILATION_CACHE_DIR`).
-    """
-    config, model = settings.optimization, settings.model
-    dtype = jnp.bfloat16 if running.bfloat16 else jnp.float32
-    networks = make_networks(model, build_tokenizer(), dtype)
-    count, size = config.batch_size, model.image_size
-
-    def paints() -> Paints:
-        return Paints(
-            layers=jnp.zeros((count, size, size, 6), jnp.uint8),
-            main=jnp.zeros((count, 3)),
-            accent=jnp.zeros((count, 3)),
-            backgrounds=jnp.zeros((count, 2, 3)),
-            edge=jnp.zeros((count, 4)),
-            **{name: jnp.zeros(count) for name in ("blur", "noise", "wash", "gain")},
-            seed=jnp.zeros((), jnp.int32),
-        )
-
-    train_step.lower(
-        jax.eval_shape(functools.partial(init_state, networks, config)),
-        jax.eval_shape(paints),
-        jax.ShapeDtypeStruct((count, MAX_LENGTH), jnp.int32),
-        NoiseSchedule.from_config(architecture.SCHEDULER),
-        networks=networks,
-        config=config,
-        block=model.block,
-        last=jax.ShapeDtypeStruct((), jnp.int32),
-    ).compile()
-
-
 class Training:
     """The loop: trains, reports, saves, and draws samples.
 
     Args:
         settings: What to train.
         running: What to show meanwhile.
+        step: Of `compiled.fastest_step`, for these settings; compiled when it is first needed if
+            None.
 
     Raises:
         FileNotFoundError: There are no traced views to colour.
     """
 
-    def __init__(self, settings: Settings, running: Running) -> None:
-        self.settings, self.running = settings, running
+    def __init__(self, settings: Settings, running: Running, step: Step | None = None) -> None:
+        self.settings, self.running, self.step = settings, running, step
         self.folder, self.console = settings.output, Console()
         self.tokenizer = build_tokenizer()
         self.batches = Batches(settings, self.tokenizer)
@@ -253,16 +223,13 @@ class Training:
 
     def _improve(self, state: State, batch: tuple) -> tuple[State, Values]:
         paints, ids = batch
-        state, loss = train_step(
-            state,
-            paints,
-            ids,
-            self.schedule,
+        step = self.step or functools.partial(
+            train_step,
             networks=self.networks,
             config=self.settings.optimization,
             block=self.settings.model.block,
-            last=np.int32(self.last),
         )
+        state, loss = step(state, paints, ids, self.schedule, last=np.int32(self.last))
         return state, {"loss": loss}
 
     def _begin(self, checkpoints: Checkpointer) -> State:
