@@ -162,19 +162,21 @@ def everything(arguments: argparse.Namespace) -> None:
     if drawing.wait():
         say("not all views were traced; going on with those that are there")
     say("the views are traced")
-    judging = _also(arguments, "judge")
+    judging = _also(arguments, "judge") if arguments.judge_steps else None
     try:
         left = arguments.minutes - (time.monotonic() - began) / 60 - MARGIN
         _train(settings, dataclasses.replace(running, minutes=left), step)
         say("the prior is trained")
         split(arguments.output, arguments.pieces)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            judging.wait(max(1.0, 60 * arguments.minutes - (time.monotonic() - began)))
-            say("the judge is trained")
+        if judging is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                judging.wait(max(1.0, 60 * arguments.minutes - (time.monotonic() - began)))
+                say("the judge is trained")
     finally:
-        judging.kill()
-        if arguments.judge.exists():
-            split(arguments.judge, arguments.pieces)
+        if judging is not None:
+            judging.kill()
+            if arguments.judge.exists():
+                split(arguments.judge, arguments.pieces)
     say("done")
 
 
@@ -254,7 +256,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     training.add_argument("--attention", type=int, nargs="+", help="0 or 1 for each level")
     training.add_argument("--time-width", type=int)
     judging = parser.add_argument_group("judge")
-    judging.add_argument("--judge-steps", type=int, default=JudgeTraining().steps)
+    steps = JudgeTraining().steps
+    judging.add_argument("--judge-steps", type=int, default=steps, help="0: no judge in `all`")
     judging.add_argument("--judge-batch", type=int, default=JudgeTraining().batch_size)
     arguments = parser.parse_args(argv)
     arguments.words = argv[1:]
