@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from dreamfusion_jax.evaluation.judge import SHIPPED, Judge, load_judge
+from dreamfusion_jax.evaluation.judge import SHIPPED, Judge, load_judge, modifiers_named
 from dreamfusion_jax.looks.media import contact_sheet, enlarge, save_png
 from dreamfusion_jax.priors import toybox
 from dreamfusion_jax.priors.sampling import sample_texts
@@ -150,11 +150,10 @@ def accuracy(
         "view": (view == views)[fronts],
     }
     modified = np.array([s.modifier is not None for s in scenes])
-    if verdict.modifier is not None and modified.any():
-        kinds = np.array(["", *judge.config.modifiers])[verdict.modifier.argmax(axis=-1)]
-        worn = hues[verdict.modifier_colour.argmax(axis=-1)]
-        there = kinds == [s.modifier or "" for s in scenes]
-        there &= worn == [s.modifier_colour or "" for s in scenes]
+    named = modifiers_named(verdict, judge.config)
+    if named is not None and modified.any():
+        there = named[0] == [s.modifier or "" for s in scenes]
+        there &= named[1] == [s.modifier_colour or "" for s in scenes]
         right["modifier"] = there[modified]
     return {name: float(np.mean(hits)) for name, hits in right.items() if hits.size}
 

@@ -159,9 +159,8 @@ def everything(arguments: argparse.Namespace) -> None:
     step, seconds = fastest_step(settings, jnp.bfloat16 if running.bfloat16 else jnp.float32)
     told = ", ".join(f"{name} {1000 * taken:.0f} ms" for name, taken in seconds.items())
     say(f"compiled for {jax.devices()[0].device_kind}; a step takes {told}")
-    if drawing.wait():
-        say("not all views were traced; going on with those that are there")
-    say("the views are traced")
+    failed = drawing.wait()
+    say("not all views were traced; going on with those there are" if failed else "views traced")
     judging = _also(arguments, "judge") if arguments.judge_steps else None
     try:
         left = arguments.minutes - (time.monotonic() - began) / 60 - MARGIN
@@ -193,12 +192,12 @@ def split(folder: Path, pieces: Path, size: int = PIECE) -> list[Path]:
     """
     pieces.mkdir(parents=True, exist_ok=True)
     kept = (".json", ".safetensors", ".txt")
-    files = [path for path in sorted(folder.rglob("*")) if path.suffix in kept]
-    files = [path for path in files if not {"checkpoints", "bank"} & {*path.parts}]
+    names = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.suffix in kept]
+    names = [name for name in names if name.parts[0] not in ("checkpoints", "bank")]
     with io.BytesIO() as stream:
         with tarfile.open(fileobj=stream, mode="w") as archive:
-            for file in files:
-                archive.add(file, file.relative_to(folder).as_posix())
+            for name in names:
+                archive.add(folder / name, name.as_posix())
         content = stream.getvalue()
     written = []
     for at in range(0, len(content), size):

@@ -97,6 +97,18 @@ class Verdict:
     modifier_colour: Float[Array, "B accents"] | None = None
 
 
+def modifiers_named(verdict: Verdict, config: JudgeConfig) -> tuple[np.ndarray, np.ndarray] | None:
+    """Names of the modifier, "" for none, and of its colour in each picture [B].
+
+    None from a judge that knows no modifiers.
+    """
+    if verdict.modifier is None or verdict.modifier_colour is None:
+        return None
+    kinds, hues = np.array(["", *config.modifiers]), np.array(config.colours)
+    kind, hue = (np.asarray(x).argmax(axis=-1) for x in (verdict.modifier, verdict.modifier_colour))
+    return kinds[kind], hues[hue]
+
+
 class _Network(nn.Module):
     """Two 3 x 3 convolutions a level, then one hidden layer over the smallest picture."""
 

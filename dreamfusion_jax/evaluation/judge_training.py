@@ -6,7 +6,6 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -23,6 +22,7 @@ from dreamfusion_jax.runs.loop import Moment, Stopped, Values, iterate, stop_on_
 from dreamfusion_jax.toybox.pictures import Numbers, Paints, paint
 from dreamfusion_jax.toybox.tokenizer import WordIds, build_tokenizer
 from dreamfusion_jax.toybox.training.data import Optimization, learning_rate
+from dreamfusion_jax.toybox.training.feed import drawn_ahead
 
 
 @pytree
@@ -117,24 +117,11 @@ def train(training: JudgeTraining, say: Callable[[str], None] = print) -> State:
     def batch_of(step: int) -> tuple[Paints, Labels]:
         return draw(np.random.default_rng((training.seed, step + 1)), bank, training, ids_of)
 
-    with (
-        Checkpointer(training.output) as checkpoints,
-        stop_on_signals() as stop,
-        ThreadPoolExecutor(max_workers=1) as pool,
-    ):
+    with Checkpointer(training.output) as checkpoints, stop_on_signals() as stop:
         state = init_state(training)
         if checkpoints.latest_step() is not None:
             state = checkpoints.restore(state)
-        first = int(state.step)
-        drawn = pool.submit(batch_of, first)
-
-        def advance(state: State) -> tuple[State, Values]:
-            nonlocal drawn
-            paints, labels = drawn.result()
-            # The next batch is drawn while this one is learned from.
-            drawn = pool.submit(batch_of, int(state.step) + 1)
-            state, loss = train_step(state, paints, labels, training=training)
-            return state, {"loss": loss}
+        first, total = int(state.step), training.steps
 
         def watch(moment: Moment[State]) -> None:
             losses.append(float(moment.values["loss"]))
@@ -149,12 +136,19 @@ def train(training: JudgeTraining, say: Callable[[str], None] = print) -> State:
             say(f"step {moment.step} loss {np.mean(losses):.3f} {speed:.0f} pictures/s")
             losses.clear()
 
-        try:
-            total = training.steps
-            state = iterate(advance, state, first=first, total=total, observers=[watch], stop=stop)
-        except Stopped as stopped:
-            print("stopped; the same command goes on from here", file=sys.stderr)
-            raise SystemExit(128 + stopped.signal) from None
+        with drawn_ahead(batch_of, first, total) as batches:
+
+            def advance(state: State) -> tuple[State, Values]:
+                state, loss = train_step(state, *next(batches), training=training)
+                return state, {"loss": loss}
+
+            try:
+                state = iterate(
+                    advance, state, first=first, total=total, observers=[watch], stop=stop
+                )
+            except Stopped as stopped:
+                print("stopped; the same command goes on from here", file=sys.stderr)
+                raise SystemExit(128 + stopped.signal) from None
     save_judge(training.output, judge, state.ema)
     return state
 

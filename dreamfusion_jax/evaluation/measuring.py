@@ -10,7 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamfusion_jax.evaluation import truth_metrics as metrics
-from dreamfusion_jax.evaluation.judge import Judge, Params, Verdict, load_judge
+from dreamfusion_jax.evaluation.judge import (
+    Judge,
+    Params,
+    Verdict,
+    load_judge,
+    modifiers_named,
+)
 from dreamfusion_jax.evaluation.truth_metrics import AZIMUTHS, Measures, Portrait
 from dreamfusion_jax.looks.media import contact_sheet
 from dreamfusion_jax.looks.views import Looks
@@ -82,12 +88,10 @@ def make_jury(judge: Judge, params: Params) -> Jury:
 
 def _modified(verdict: Verdict, judge: Judge, scene: Scene) -> int | None:
     """In how many pictures the judge sees the scene's modifier in its colour."""
-    if scene.modifier is None or verdict.modifier is None or verdict.modifier_colour is None:
+    named = modifiers_named(verdict, judge.config)
+    if scene.modifier is None or named is None:
         return None
-    kind = ("", *judge.config.modifiers).index(scene.modifier)
-    colour = judge.config.colours.index(str(scene.modifier_colour))
-    there = np.asarray(verdict.modifier).argmax(axis=-1) == kind
-    return int((there & (np.asarray(verdict.modifier_colour).argmax(axis=-1) == colour)).sum())
+    return int(((named[0] == scene.modifier) & (named[1] == scene.modifier_colour)).sum())
 
 
 def no_jury(portrait: Portrait, scene: Scene) -> None:

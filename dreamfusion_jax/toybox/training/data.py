@@ -146,14 +146,14 @@ class Batches:
             raise ValueError(
                 f"{folder} holds views of {self.bank.size} pixels; the prior draws {size}"
             )
+        self._drawn_from = Rows(self.bank) if self.by_number else self.bank
 
     def plan(self, step: int) -> tuple[Paints, np.ndarray]:
         """What `to_latents` needs, and the token ids."""
         settings = self.settings
         rng = np.random.default_rng((settings.optimization.seed, step))
         count = settings.optimization.batch_size
-        bank = Rows(self.bank) if self.by_number else self.bank
-        plan = draw_plan(rng, bank, settings.vocabulary, count, settings.pictures)
+        plan = draw_plan(rng, self._drawn_from, settings.vocabulary, count, settings.pictures)
         return plan.paints, self.ids(plan.captions)
 
 

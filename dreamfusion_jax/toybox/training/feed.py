@@ -1,10 +1,15 @@
-"""Batches for a device that learns faster than one core draws: other processes draw them."""
+"""Batches drawn while those before are learned from: by a thread, or by other processes.
+
+Processes are for a device that learns faster than one core draws.
+"""
 
 import contextlib
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from multiprocessing.queues import Queue
+from typing import TypeVar
 
 from dreamfusion_jax.toybox.tokenizer import build_tokenizer
 from dreamfusion_jax.toybox.training.data import Batches, Settings
@@ -13,6 +18,35 @@ AHEAD = 4
 """Batches that each process draws before they are asked for."""
 
 _PLATFORMS = "JAX_PLATFORMS"
+
+Batch = TypeVar("Batch")
+
+
+@contextlib.contextmanager
+def drawn_ahead(draw: Callable[[int], Batch], first: int, total: int) -> Iterator[Iterator[Batch]]:
+    """Draws each batch in a thread while the one before is learned from.
+
+    Args:
+        draw: Makes the batch of a step.
+        first: Step of the first batch.
+        total: Step before which the batches end.
+
+    Yields:
+        The batches.
+    """
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        yield _one_ahead(pool, draw, first, total)
+
+
+def _one_ahead(
+    pool: Executor, draw: Callable[[int], Batch], first: int, total: int
+) -> Iterator[Batch]:
+    following = pool.submit(draw, first)
+    for step in range(first, total):
+        batch = following.result()
+        if step + 1 < total:
+            following = pool.submit(draw, step + 1)
+        yield batch
 
 
 @contextlib.contextmanager

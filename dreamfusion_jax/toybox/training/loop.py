@@ -12,7 +12,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -32,7 +31,7 @@ from dreamfusion_jax.toybox.pictures import looked_up
 from dreamfusion_jax.toybox.tokenizer import build_tokenizer
 from dreamfusion_jax.toybox.training.compiled import Step
 from dreamfusion_jax.toybox.training.data import Batches, Settings, grid_captions
-from dreamfusion_jax.toybox.training.feed import drawn_elsewhere
+from dreamfusion_jax.toybox.training.feed import drawn_ahead, drawn_elsewhere
 from dreamfusion_jax.toybox.training.history import History
 from dreamfusion_jax.toybox.training.model import (
     State,
@@ -115,13 +114,19 @@ class Training:
     """
 
     def __init__(self, settings: Settings, running: Running, step: Step | None = None) -> None:
-        self.settings, self.running, self.step = settings, running, step
+        self.settings, self.running = settings, running
         self.folder, self.console = settings.output, Console()
         self.tokenizer = build_tokenizer()
         self.batches = Batches(settings, self.tokenizer)
         architecture.write_configs(self.folder, settings.model, settings.vocabulary, self.tokenizer)
         dtype = jnp.bfloat16 if running.bfloat16 else jnp.float32
         self.networks = make_networks(settings.model, self.tokenizer, dtype)
+        self.step = step or functools.partial(
+            train_step,
+            networks=self.networks,
+            config=settings.optimization,
+            block=settings.model.block,
+        )
         self.schedule = NoiseSchedule.from_config(architecture.SCHEDULER)
         self.history = History.read(self.folder)
         self.start: str | None = None
@@ -210,26 +215,12 @@ class Training:
             with drawn_elsewhere(self.settings, first, self.running.workers) as batches:
                 yield ((_looked_up(paints, views, size=bank.size), ids) for paints, ids in batches)
         else:
-            with ThreadPoolExecutor(max_workers=1) as pool:
-                yield self._drawn_here(pool, first, total)
-
-    def _drawn_here(self, pool: ThreadPoolExecutor, first: int, total: int) -> Iterator[tuple]:
-        following = pool.submit(self.batches.plan, first)
-        for step in range(first, total):
-            batch = following.result()
-            if step + 1 < total:
-                following = pool.submit(self.batches.plan, step + 1)
-            yield batch
+            with drawn_ahead(self.batches.plan, first, total) as batches:
+                yield batches
 
     def _improve(self, state: State, batch: tuple) -> tuple[State, Values]:
         paints, ids = batch
-        step = self.step or functools.partial(
-            train_step,
-            networks=self.networks,
-            config=self.settings.optimization,
-            block=self.settings.model.block,
-        )
-        state, loss = step(state, paints, ids, self.schedule, last=np.int32(self.last))
+        state, loss = self.step(state, paints, ids, self.schedule, last=np.int32(self.last))
         return state, {"loss": loss}
 
     def _begin(self, checkpoints: Checkpointer) -> State:
