@@ -35,6 +35,7 @@ setup(
         "cattrs>=25.1",
         "fast-simplification>=0.1.9",
         "filelock>=3.16",
+        "flatbuffers>=23.5.26",  # Of jax.export, which does not ask for it.
         "flax>=0.12",
         "huggingface-hub>=1.0",
         "imageio-ffmpeg>=0.5,<0.8",  # 0.8 carries ffmpeg 9, with which mediapy cannot read.
@@ -53,6 +54,7 @@ setup(
         "scikit-image>=0.25",
         "scipy>=1.14",
         "sentencepiece>=0.2",
+        "tokenizers>=0.22",
         "transformers>=5.0",
         "trimesh>=5.0",
         "tyro>=1.0",

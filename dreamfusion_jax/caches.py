@@ -8,10 +8,13 @@ import jax
 MAX_BYTES = 2 << 30
 """Bound of the compiled programs; those that were used longest ago go first."""
 
-_LEAST_SECONDS = 0.5
-"""Programs that compile faster than this are not worth a file."""
+_LEAST_SECONDS = 0.03
+"""Programs that compile faster than this are not worth a file: each one that is added makes JAX
+look at all that there are."""
 
-QUICKLY_COMPILED = {"xla_backend_optimization_level": 1}
+_LEVEL = "xla_backend_optimization_level"
+
+QUICKLY_COMPILED = {} if _LEVEL in os.environ.get("XLA_FLAGS", "") else {_LEVEL: 1}
 """Options of the compiler for programs that are asked a few times in a run: they compile in half
 the time. A training step that is compiled so takes a seventh longer."""
 

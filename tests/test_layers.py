@@ -12,6 +12,8 @@ ROOT = pathlib.Path(__file__).parent.parent / PACKAGE
 
 FLOORS = [
     ["pytree", "maths", "caches", "checks", "files", "flops"],
+    ["described"],
+    ["kept"],
     ["schedules", "devices"],
     ["scene", "diffusion"],
     ["priors"],

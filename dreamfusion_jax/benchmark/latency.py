@@ -30,7 +30,7 @@ def first_step(preset: str, prompt: str, views: int) -> list[Measured]:
             **os.environ,
             "JAX_COMPILATION_CACHE_DIR": cache,
             # As `caches.keep_compiled_programs` has it.
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.03",
         }
         return [
             Measured(f"first step of {preset}, {how}", _run(preset, prompt, views, environment), 1)

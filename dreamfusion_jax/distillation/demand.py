@@ -12,6 +12,7 @@ from dreamfusion_jax.devices import product_rate, require_memory
 from dreamfusion_jax.distillation.stages import stages
 from dreamfusion_jax.distillation.train import Model, TrainConfig, init_state, train_step
 from dreamfusion_jax.flops import largest_product, product_flops
+from dreamfusion_jax.kept import remembered
 from dreamfusion_jax.priors.opened import OpenedPrior
 from dreamfusion_jax.priors.prior import PriorParams
 from dreamfusion_jax.priors.prompts import Text
@@ -89,7 +90,7 @@ def duration(seconds: float) -> str:
 
 
 def demand_of(model: Model, config: TrainConfig, prior_params: PriorParams, text: Text) -> Demand:
-    """Counts what a training asks for; the step is traced, which its first call need not repeat.
+    """What a training asks for, counted in its traced step unless it is remembered.
 
     Args:
         model: Scene and prior.
@@ -97,6 +98,12 @@ def demand_of(model: Model, config: TrainConfig, prior_params: PriorParams, text
         prior_params: Shapes of the prior's parameters.
         text: Shapes of the encoded prompts.
     """
+    asked = (model, config, prior_params, text)
+    return remembered("demand", asked, lambda: _count(*asked))
+
+
+def _count(model: Model, config: TrainConfig, prior_params: PriorParams, text: Text) -> Demand:
+    """`demand_of`, anew; the first call of the step need not repeat the trace."""
     state = jax.eval_shape(functools.partial(init_state, model, config, 0))
     run = stages(model, config)
     steps = [

@@ -1,6 +1,5 @@
 """What the prior is shown of a scene, and what it answers, for people to see."""
 
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -19,6 +18,7 @@ from dreamfusion_jax.distillation.train import (
     sample_view,
     step_keys,
 )
+from dreamfusion_jax.kept import kept
 from dreamfusion_jax.priors.prior import Prior, PriorParams, View
 from dreamfusion_jax.priors.prompts import Text
 from dreamfusion_jax.pytree import pytree
@@ -46,7 +46,7 @@ class Shown:
     t: Float[Array, "V"]
 
 
-@functools.partial(jax.jit, static_argnames=("model", "config"), compiler_options=QUICKLY_COMPILED)
+@kept("model", "config", compiler_options=QUICKLY_COMPILED)
 def show(
     params: Params,
     carry: Carry,
@@ -123,7 +123,7 @@ def show_next(
     )
 
 
-@functools.partial(jax.jit, static_argnames="prior")
+@kept("prior")
 def _decode(prior: Prior, params: PriorParams, z: Array) -> Array:
     return jnp.clip(prior.decode_image(params, z).astype(jnp.float32), 0.0, 1.0)
 

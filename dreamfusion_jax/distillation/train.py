@@ -23,6 +23,7 @@ from dreamfusion_jax.distillation.protocol import (
 from dreamfusion_jax.distillation.sds import Sds
 from dreamfusion_jax.distillation.shampoo import ShampooConfig
 from dreamfusion_jax.distillation.time import TimeConfig, sample_time
+from dreamfusion_jax.kept import kept
 from dreamfusion_jax.priors.prior import Prior, PriorParams, View
 from dreamfusion_jax.priors.prompts import PromptConfig, Text
 from dreamfusion_jax.pytree import pytree
@@ -120,7 +121,11 @@ def init_state(model: Model, config: TrainConfig, seed: int) -> TrainState:
         config: Settings.
         seed: Of everything random.
     """
-    number = jnp.asarray(seed % 2**32, jnp.uint32)
+    return _init_state(jnp.asarray(seed % 2**32, jnp.uint32), model=model, config=config)
+
+
+@kept("model", "config")
+def _init_state(number: UInt32[Array, ""], *, model: Model, config: TrainConfig) -> TrainState:
     scene_key, own_key = (
         jax.random.fold_in(jax.random.key(number), 2**31 - past) for past in (1, 2)
     )
@@ -246,7 +251,7 @@ def _lay_out(tree: _T, mesh: Mesh | None, *axes: str) -> _T:
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec(*axes)))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "config", "mesh"), donate_argnames="state")
+@kept("model", "config", "mesh", donate="state")
 def train_step(
     state: TrainState,
     prior_params: PriorParams,
@@ -316,7 +321,7 @@ def train_step(
     return _lay_out(state, mesh), metrics
 
 
-@functools.partial(jax.jit, static_argnames=("model", "config", "mesh"), donate_argnames="states")
+@kept("model", "config", "mesh", donate="states")
 def train_scenes(
     states: TrainState,
     prior_params: PriorParams,

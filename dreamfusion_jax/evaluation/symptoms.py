@@ -8,7 +8,6 @@ thresholds and states their errors.
 """
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -19,6 +18,7 @@ from jaxtyping import Array, Float
 
 from dreamfusion_jax.caches import QUICKLY_COMPILED
 from dreamfusion_jax.distillation.protocol import add_noise
+from dreamfusion_jax.kept import kept
 from dreamfusion_jax.priors.prior import Condition, Prior, PriorParams, predict
 from dreamfusion_jax.runs.trained_scene import TrainedScene
 from dreamfusion_jax.scene.camera import Camera, from_angles, look_at, orbit
@@ -150,7 +150,7 @@ def face_margin(
     return float(max(margins[:_SIDES].mean(), margins[_SIDES:].mean()))
 
 
-@functools.partial(jax.jit, static_argnames="prior", compiler_options=QUICKLY_COMPILED)
+@kept("prior", compiler_options=QUICKLY_COMPILED)
 def _errors(
     prior: Prior, params: PriorParams, pictures: Array, words: Any, key: Array
 ) -> Float[Array, "2 5"]:

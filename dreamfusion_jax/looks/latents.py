@@ -1,13 +1,13 @@
 """Looking at latent scenes: pictures of their views, and colours of their points."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from dreamfusion_jax.kept import kept
 from dreamfusion_jax.maths import expand_to
 from dreamfusion_jax.priors.prior import Prior, PriorParams
 from dreamfusion_jax.pytree import pytree, stack
@@ -63,7 +63,7 @@ def decode_view(
     return DecodedView(seen["colour"], seen["opacity"], picture)
 
 
-@functools.partial(jax.jit, static_argnames="prior")
+@kept("prior")
 def _decode(prior: Prior, params: PriorParams, latents: jax.Array) -> jax.Array:
     picture = prior.decode_image(params, latents[None])[0]
     return jnp.clip(picture.astype(jnp.float32), 0.0, 1.0)

@@ -1,12 +1,12 @@
 """Looking at a scene: one pass over a view gives colour, shaded, textureless and normals."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
+from dreamfusion_jax.kept import kept
 from dreamfusion_jax.looks.latents import Decoder, decode_view
 from dreamfusion_jax.pytree import pytree, stack
 from dreamfusion_jax.scene.camera import Camera
@@ -73,7 +73,7 @@ def look(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("scene", "size"))
+@kept("scene", "size")
 def _look(
     scene: SceneModel,
     params: Params,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dreamfusion_jax.diffusion.checkpoints.weights import load_params
@@ -22,12 +23,12 @@ from dreamfusion_jax.toybox.architecture import (
     depth_to_space,
     read_json,
     space_to_depth,
-    tokenize,
 )
 from dreamfusion_jax.toybox.captions import Vocabulary
+from dreamfusion_jax.toybox.tokenizer import read_tokenizer
 
 if TYPE_CHECKING:
-    import transformers
+    import tokenizers
 
 SHIPPED = Path(__file__).parent.parent / "weights" / "toybox"
 """The folder of the prior that is installed with the package."""
@@ -39,14 +40,14 @@ class ToyboxPrior(UNetPrior):
 
     Attributes:
         text_encoder: A small CLIP text tower.
-        tokenizer: Words to ids.
+        tokenizer: Words to ids, of one length.
         vocabulary: What the prior was trained on.
         image_size: Height and width of its pictures, pixels.
         block: Pixels per side of the squares that become channels.
     """
 
     text_encoder: ClipTextModel
-    tokenizer: "transformers.CLIPTokenizer"
+    tokenizer: "tokenizers.Tokenizer"
     vocabulary: Vocabulary
     image_size: int
     block: int = OLDEST_BLOCK
@@ -61,8 +62,8 @@ class ToyboxPrior(UNetPrior):
         for prompt in prompts:
             if prompt:
                 self.vocabulary.read(prompt)
-        ids = tokenize(self.tokenizer, list(prompts))
-        return _encode(self.text_encoder, params["text_encoder"], ids)
+        ids = [row.ids for row in self.tokenizer.encode_batch(list(prompts))]
+        return _encode(self.text_encoder, params["text_encoder"], jnp.asarray(ids))
 
     def encode_image(
         self, params: PriorParams, image: Float[Array, "V H W 3"]
@@ -97,8 +98,6 @@ def load(folder: Path = SHIPPED) -> tuple[ToyboxPrior, PriorParams]:
         FileNotFoundError: The folder is no toybox prior.
         WeightsError: Its weights do not fit its configuration.
     """
-    from transformers import CLIPTokenizer
-
     if not (folder / "toybox.json").exists():
         raise FileNotFoundError(f"{folder} holds no toybox prior (no toybox.json)")
     known = read_json(folder / "toybox.json")
@@ -109,7 +108,7 @@ def load(folder: Path = SHIPPED) -> tuple[ToyboxPrior, PriorParams]:
     prior = ToyboxPrior(
         unet=unet,
         text_encoder=text,
-        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        tokenizer=read_tokenizer(folder / "tokenizer"),
         schedule=NoiseSchedule.from_config(read_json(folder / "scheduler/scheduler_config.json")),
         vocabulary=Vocabulary(**{key: tuple(names) for key, names in known.items()}),
         image_size=block * read_json(folder / "unet/config.json")["sample_size"],

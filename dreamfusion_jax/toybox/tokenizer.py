@@ -1,9 +1,11 @@
 """The word tokenizer of the embedded prior, in CLIP's own format."""
 
+import json
 import string
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import numpy as np
 from dreamfusion_jax.toybox.captions import WHOLE_WORLD
 
 if TYPE_CHECKING:
+    import tokenizers
     import transformers
 
 MAX_LENGTH = 32
@@ -36,6 +39,31 @@ def build_tokenizer() -> "transformers.CLIPTokenizer":
     vocab = {token: index for index, token in enumerate(tokens)}
     pairs: Any = merges  # The annotation of transformers says strings; it takes pairs.
     return CLIPTokenizer(vocab=vocab, merges=pairs, model_max_length=MAX_LENGTH)
+
+
+def read_tokenizer(folder: Path) -> "tokenizers.Tokenizer":
+    """What transformers reads from a tokenizer's folder, without its import, which takes seconds.
+
+    Args:
+        folder: As transformers' `save_pretrained` writes it. Texts are padded, or cut, to the full
+            length that is stored there.
+
+    Raises:
+        FileNotFoundError: It holds no tokenizer.
+        ValueError: Its files are damaged.
+    """
+    import tokenizers
+
+    words, settings = (folder / name for name in ("tokenizer.json", "tokenizer_config.json"))
+    texts = [file.read_text(encoding="utf-8") for file in (words, settings)]
+    try:
+        tokenizer, known = tokenizers.Tokenizer.from_str(texts[0]), json.loads(texts[1])
+    except Exception as error:  # The library raises no other.
+        raise ValueError(f"{folder} holds no tokenizer that can be read: {error}") from error
+    length, pad = known["model_max_length"], known["pad_token"]
+    tokenizer.enable_truncation(length)
+    tokenizer.enable_padding(length=length, pad_token=pad, pad_id=tokenizer.token_to_id(pad))
+    return tokenizer
 
 
 def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ from dreamfusion_jax.evaluation.report import write_table
 from dreamfusion_jax.evaluation.truth_metrics import Measures
 from dreamfusion_jax.runs.run import run_folder
 from dreamfusion_jax.toybox.world import Scene
-from experiments import run
+from experiments import run_one, run_options
 from experiments.evaluate import main
 
 SIZE = 24
@@ -30,9 +30,9 @@ RUN = [
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder with its settings and last state, but no pictures."""
     argv = [*RUN, "--output", str(tmp_path_factory.mktemp("outputs"))]
-    arguments = run.parse(argv)
+    arguments = run_options.parse(argv)
     folder = run_folder(arguments.output, arguments.prompt, arguments.seed)
-    with run.open_run(arguments, folder, print) as begun:
+    with run_one.open_run(arguments, folder, print) as begun:
         begun.train()
     return begun.folder
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from helpers.torch_models import compile_fast, relative_error
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
 from dreamfusion_jax.priors import toybox
@@ -185,7 +185,8 @@ def test_diffusers_reads_what_was_trained(straight):
     )
     assert not report["missing_keys"] and not report["unexpected_keys"]
     z = np.random.default_rng(0).normal(size=(2, 4, 4, 12)).astype(np.float32)
-    ids = architecture.tokenize(prior.tokenizer, prompts)
+    words = CLIPTokenizer.from_pretrained(straight / "tokenizer")
+    ids = architecture.tokenize(words, prompts)
     with torch.no_grad():
         states = text(torch.from_numpy(np.array(ids)).long()).last_hidden_state
         clean = unet(torch.from_numpy(z).permute(0, 3, 1, 2), torch.tensor([400, 400]), states)

@@ -125,6 +125,6 @@ def test_prompts_and_folders_that_do_not_serve(folder, tmp_path):
         prior.encode_text(params, ["a red mushroom", "a blue mushroom"])
     with pytest.raises(FileNotFoundError, match="holds no toybox prior"):
         toybox.load(tmp_path)
-    architecture.write_configs(tmp_path, CONFIG, VOCABULARY, prior.tokenizer)
+    architecture.write_configs(tmp_path, CONFIG, VOCABULARY, build_tokenizer())
     with pytest.raises(WeightsError, match="unet"):
         toybox.load(tmp_path)

@@ -25,6 +25,7 @@ from dreamfusion_jax.diffusion.checkpoints.tensors import (
     open_tensors,
 )
 from dreamfusion_jax.files import write_whole
+from dreamfusion_jax.kept import remembered
 
 Params = dict[str, Any]
 """A nested dictionary of arrays, as `model.apply({"params": params}, ...)` takes it."""
@@ -138,7 +139,7 @@ def read_leaves(
     with device_errors(weights_of(source, dtype)):
         return unflatten_dict(
             {
-                p: jnp.asarray(_to_flax(p, tensors[prefix + _name(p)], np.dtype(dtype)))
+                p: jax.device_put(_to_flax(p, tensors[prefix + _name(p)], np.dtype(dtype)))
                 for p in paths
             }
         )
@@ -156,7 +157,11 @@ def save_params(params: Params, file: Path | str, *, dtype: Any = jnp.float16) -
 
 def param_shapes(model: CheckpointModel) -> Params:
     """Shapes of a model's parameters, found without allocating them."""
-    return jax.eval_shape(model.init, jax.random.key(0), *model.example_inputs())["params"]
+
+    def find() -> Params:
+        return jax.eval_shape(model.init, jax.random.key(0), *model.example_inputs())["params"]
+
+    return remembered("shapes", model, find)
 
 
 def shape_paths(module: nn.Module, *inputs: Any) -> list[tuple[str, ...]]:

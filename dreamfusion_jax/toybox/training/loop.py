@@ -28,7 +28,7 @@ from dreamfusion_jax.runs.checkpoint import Checkpointer, load_config, save_conf
 from dreamfusion_jax.runs.loop import Moment, Stopped, Values, iterate, stop_on_signals
 from dreamfusion_jax.toybox import architecture
 from dreamfusion_jax.toybox.pictures import looked_up
-from dreamfusion_jax.toybox.tokenizer import build_tokenizer
+from dreamfusion_jax.toybox.tokenizer import build_tokenizer, read_tokenizer
 from dreamfusion_jax.toybox.training.compiled import Step
 from dreamfusion_jax.toybox.training.data import Batches, Settings, grid_captions
 from dreamfusion_jax.toybox.training.feed import drawn_ahead, drawn_elsewhere
@@ -135,7 +135,7 @@ class Training:
             unet=self.networks.unet,
             schedule=self.schedule,
             text_encoder=self.networks.text_encoder,
-            tokenizer=self.tokenizer,
+            tokenizer=read_tokenizer(self.folder / "tokenizer"),
             vocabulary=settings.vocabulary,
             image_size=settings.model.image_size,
             block=settings.model.block,
