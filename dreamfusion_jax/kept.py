@@ -185,7 +185,7 @@ class Kept(Generic[_P, _R]):
             traced, skeleton = _read(path) or _trace(
                 path, lambda arrays: self._traced(**static, **arrays), arrays
             )
-        except ValueError:  # Not described, or of operations that cannot be kept.
+        except (ValueError, NotImplementedError):  # Of values or operations that cannot be kept.
             return lambda arrays: self.jitted(**static, **arrays)
         donated = {
             name: jax.tree.map(lambda _, chosen=name == self._donated: chosen, value)
@@ -204,7 +204,7 @@ def _trace(
     """Traces a function and keeps what comes of it, with the structure of its result.
 
     Raises:
-        ValueError: It has operations that cannot be kept.
+        ValueError, NotImplementedError: It has operations that cannot be kept.
     """
     leaves, tree = jax.tree.flatten(arrays)
     out = []

@@ -88,13 +88,11 @@ def train(mesh):
     work = train_step.lower(state, weights, text, model=MODEL, config=CONFIG, mesh=mesh)
     work = work.compile().cost_analysis()["flops"]
     train_step.jitted.clear_cache()
-    before = len(train_step._programs)
     residuals = []
     for _ in range(STEPS):
         state, metrics = step(state)
         residuals.append(float(metrics["residual"]))
-    # Of a mesh by JAX, else kept.
-    assert train_step.jitted._cache_size() + len(train_step._programs) - before == 1
+    assert train_step.jitted._cache_size() == 1  # A prior of the tests is traced as usual.
     leaves = jax.tree.leaves(state.params)
     assert mesh is None or all(leaf.sharding.is_fully_replicated for leaf in leaves)
     return [np.asarray(leaf) for leaf in leaves], residuals, work

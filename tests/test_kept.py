@@ -192,6 +192,17 @@ def test_what_a_program_cannot_know_the_code_of_is_traced_as_usual(folder):
     assert not folder.exists()
 
 
+def _by_python(x, *, power):
+    return jax.pure_callback(lambda x: x**power, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+
+def test_operations_that_cannot_be_kept_are_traced_as_usual(folder):
+    function = fresh(_by_python)
+    for _ in range(2):
+        np.testing.assert_allclose(function(X, power=3), X**3, rtol=1e-6)
+    assert not folder.exists()
+
+
 def test_descriptions_tell_values_apart():
     values = [
         *(1, 1.0, "1", True, None, (1,), [1], {"a": 1}, {"b": 1}, frozenset({1}), b"1"),
