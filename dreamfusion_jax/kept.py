@@ -153,7 +153,9 @@ class Kept(Generic[_P, _R]):
         arrays = {name: value for name, value in given.items() if name not in self._static}
         leaves, tree = jax.tree.flatten(arrays)
         folder = _folder()
-        if folder is None or not all(map(_at_hand, leaves)):
+        within = any(isinstance(leaf, Tracer | jax.ShapeDtypeStruct) for leaf in leaves)
+        # What an exported program gives is bound to its device; among several, JAX's own is not.
+        if folder is None or within or jax.device_count() > 1:
             return self.jitted(*args, **named)
         static = {name: value for name, value in given.items() if name in self._static}
         key = (*static.items(), tree, *map(jax.typeof, leaves), _ways())
@@ -221,17 +223,12 @@ def _trace(
     return held
 
 
-def _at_hand(leaf: Any) -> bool:
-    """Whether a value is no tracer, and lies where this program's arrays usually lie."""
-    if isinstance(leaf, Tracer | jax.ShapeDtypeStruct):
-        return False
-    return not isinstance(leaf, jax.Array) or leaf.devices() == {jax.devices()[0]}
-
-
 def kept(
     *static: str, donate: str | None = None, **how: Any
 ) -> Callable[[Callable[_P, _R]], Kept[_P, _R]]:
-    """Jits a function whose traces are kept on disk. No result is weakly typed.
+    """Jits a function whose traces are kept on disk, where there is a single device.
+
+    No result is weakly typed.
 
     Args:
         static: Names of its static arguments. They are part of what a trace is found by: where

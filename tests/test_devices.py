@@ -92,7 +92,7 @@ def train(mesh):
     for _ in range(STEPS):
         state, metrics = step(state)
         residuals.append(float(metrics["residual"]))
-    assert train_step.jitted._cache_size() == 1  # A prior of the tests is traced as usual.
+    assert train_step.jitted._cache_size() == 1
     leaves = jax.tree.leaves(state.params)
     assert mesh is None or all(leaf.sharding.is_fully_replicated for leaf in leaves)
     return [np.asarray(leaf) for leaf in leaves], residuals, work

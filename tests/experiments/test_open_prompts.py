@@ -29,7 +29,7 @@ TINY = [
     *("--prompt", PROMPT, "--preset", "fast-sd", "--steps", "4", "--train.views", "1"),
     *("--scene.sampling.intervals", "8", "--scene.field.levels", "2"),
     *("--scene.field.coarsest", "4", "--scene.field.finest", "8"),
-    *("--output.size", "24", "--output.frames", "2", "--output.mesh-resolution", "16"),
+    *("--output.size", "32", "--output.frames", "2", "--output.mesh-resolution", "16"),
     *("--output.mesh-texture", "16"),
     *("--output.preview-every", "9", "--output.checkpoint-every", "2"),
     *("--train.prompts.views", "none"),

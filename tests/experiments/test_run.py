@@ -17,11 +17,12 @@ from PIL import Image
 
 from experiments.run import main
 
+# Everything is looked at in 32 x 32, as a run's watcher does: one program draws it.
 TINY = [
     *("--prompt", "a red mushroom", "--prior", "oracle", "--steps", "6", "--train.views", "1"),
-    *("--scene.sampling.intervals", "12", "--output.size", "24", "--output.frames", "3"),
+    *("--scene.sampling.intervals", "12", "--output.size", "32", "--output.frames", "3"),
     *("--output.mesh-resolution", "24", "--output.mesh-texture", "32"),
-    *("--output.preview-every", "4", "--output.preview-size", "16"),
+    *("--output.preview-every", "4", "--output.preview-size", "32"),
     *("--output.checkpoint-every", "3"),
 ]
 
@@ -58,11 +59,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_writes_every_file(finished: Path) -> None:
     with Image.open(finished / "preview.png") as preview:
         # 8 azimuths by 4 kinds, with white lines and the labels' margin.
-        assert preview.height == 4 * 24 + 5 * 2
-        assert preview.width > 8 * 24
+        assert preview.height == 4 * 32 + 5 * 2
+        assert preview.width > 8 * 32
     mediapy.set_ffmpeg(imageio_ffmpeg.get_ffmpeg_exe())
     video = mediapy.read_video(finished / "turntable.mp4")
-    assert video.shape == (3, 24, 3 * 24, 3)
+    assert video.shape == (3, 32, 3 * 32, 3)
     mesh = trimesh.load(finished / "mesh.glb", force="mesh")
     assert isinstance(mesh, trimesh.Trimesh) and len(mesh.faces) > 0
     assert [p.name for p in (finished / "previews").iterdir()] == ["000004.png"]

@@ -15,7 +15,7 @@ from experiments.run import main
 
 TINY = [
     *("--prompt", "a red mushroom", "--prior", "oracle", "--steps", "6", "--train.views", "2"),
-    *("--scene.sampling.intervals", "8", "--output.size", "16", "--output.frames", "2"),
+    *("--scene.sampling.intervals", "8", "--output.size", "32", "--output.frames", "2"),
     *("--output.mesh-resolution", "16", "--output.mesh-texture", "32"),
     *("--output.preview-every", "4", "--output.checkpoint-every", "3"),
 ]

@@ -17,7 +17,7 @@ from experiments.run import main
 SCRIPT = Path(__file__).parents[2] / "experiments" / "slurm_array.sh"
 TINY = [
     *("--prior", "oracle", "--steps", "4", "--train.views", "1"),
-    *("--scene.sampling.intervals", "8", "--output.size", "16", "--output.frames", "2"),
+    *("--scene.sampling.intervals", "8", "--output.size", "32", "--output.frames", "2"),
     *("--output.mesh-resolution", "16", "--output.mesh-texture", "32"),
     *("--output.preview-every", "4", "--output.checkpoint-every", "2"),
 ]
