@@ -8,7 +8,7 @@ import jax
 MAX_BYTES = 2 << 30
 """Bound of the compiled programs; those that were used longest ago go first."""
 
-_LEAST_SECONDS = 0.03
+LEAST_SECONDS = 0.03
 """Programs that compile faster than this are not worth a file: each one that is added makes JAX
 look at all that there are."""
 
@@ -16,7 +16,8 @@ _LEVEL = "xla_backend_optimization_level"
 
 QUICKLY_COMPILED = {} if _LEVEL in os.environ.get("XLA_FLAGS", "") else {_LEVEL: 1}
 """Options of the compiler for programs that are asked a few times in a run: they compile in half
-the time. A training step that is compiled so takes a seventh longer."""
+the time. A training step that is compiled so takes a seventh longer. None where $XLA_FLAGS has a
+level of its own."""
 
 
 def user_cache(name: str) -> Path:
@@ -46,5 +47,5 @@ def keep_compiled_programs() -> Path | None:
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_SECONDS)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
     return folder

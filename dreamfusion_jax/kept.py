@@ -90,6 +90,11 @@ def remembered(name: str, of: Any, find: Callable[[], _R]) -> _R:
         path = folder / _file_name(name, described(of))
     except NotDescribedError:
         return find()
+    return _known(path, find)
+
+
+def _known(path: Path, find: Callable[[], _R]) -> _R:
+    """What a file holds; found, and kept there, where it holds nothing that can be read."""
     known = _read(path)
     if known is None:
         known = (find(),)
@@ -153,7 +158,7 @@ class Kept(Generic[_P, _R]):
         arrays = {name: value for name, value in given.items() if name not in self._static}
         leaves, tree = jax.tree.flatten(arrays)
         folder = _folder()
-        within = any(isinstance(leaf, Tracer | jax.ShapeDtypeStruct) for leaf in leaves)
+        within = any(isinstance(leaf, Tracer) for leaf in leaves)
         # What an exported program gives is bound to its device; among several, JAX's own is not.
         if folder is None or within or jax.device_count() > 1:
             return self.jitted(*args, **named)
@@ -184,9 +189,8 @@ class Kept(Generic[_P, _R]):
             shapes = [str(jax.typeof(leaf)) for leaf in leaves]
             what = described([self._function, static, str(tree), shapes])
             path = folder / _file_name(self._function.__name__.strip("_"), what)
-            traced, skeleton = _read(path) or _trace(
-                path, lambda arrays: self._traced(**static, **arrays), arrays
-            )
+            function = functools.partial(self._traced, **static)
+            traced, skeleton = _known(path, lambda: _trace(function, arrays))
         except (ValueError, NotImplementedError):  # Of values or operations that cannot be kept.
             return lambda arrays: self.jitted(**static, **arrays)
         donated = {
@@ -200,10 +204,8 @@ class Kept(Generic[_P, _R]):
         return lambda arrays: jax.tree.unflatten(out, flat(*jax.tree.leaves(arrays)))
 
 
-def _trace(
-    path: Path, function: Callable[..., Any], arrays: dict[str, Any]
-) -> tuple[bytearray, Any]:
-    """Traces a function and keeps what comes of it, with the structure of its result.
+def _trace(function: Callable[..., Any], arrays: dict[str, Any]) -> tuple[bytearray, Any]:
+    """A function's exported trace, and its result with a number for each array.
 
     Raises:
         ValueError, NotImplementedError: It has operations that cannot be kept.
@@ -212,15 +214,13 @@ def _trace(
     out = []
 
     def flat(*leaves: Any) -> list[Any]:
-        result, structure = jax.tree.flatten(function(jax.tree.unflatten(tree, leaves)))
+        result, structure = jax.tree.flatten(function(**jax.tree.unflatten(tree, leaves)))
         out.append(structure)
         return result
 
     traced = bytearray(export.export(jax.jit(flat))(*leaves).serialize())
     (structure,) = out
-    held = traced, jax.tree.unflatten(structure, range(structure.num_leaves))
-    _write(path, held)
-    return held
+    return traced, jax.tree.unflatten(structure, range(structure.num_leaves))
 
 
 def kept(

@@ -8,6 +8,8 @@ with --resume and that folder. Many prompts and seeds: see `experiments.run_many
 
 import sys
 
+from dreamfusion_jax.caches import keep_compiled_programs
+from dreamfusion_jax.devices import initialize_hosts
 from experiments.command_line import UsageError, one_line_errors, say_devices
 from experiments.run_options import parse
 
@@ -18,8 +20,6 @@ def _join(hosts: tuple[str, ...]) -> None:
     Raises:
         UsageError: They are not given as they should be.
     """
-    from dreamfusion_jax.devices import initialize_hosts
-
     match hosts:
         case ():
             return
@@ -36,7 +36,6 @@ def main(argv: list[str] | None = None) -> None:
     with one_line_errors():
         arguments = parse(sys.argv[1:] if argv is None else argv)
         # After the options: the help needs none of it.
-        from dreamfusion_jax.caches import keep_compiled_programs
         from dreamfusion_jax.runs.hosts import is_writer
         from experiments.run_many import make_many
         from experiments.run_one import check_watching, make_one

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import jax, jax.numpy as jnp
 from dreamfusion_jax import caches
-caches._LEAST_SECONDS = 0.0
+caches.LEAST_SECONDS = 0.0
 print(caches.keep_compiled_programs())
 print(float(jax.jit(lambda x: jnp.sin(x) @ jnp.cos(x))(jnp.ones((8, 8)))[0, 0]))
 """

@@ -58,9 +58,9 @@ def read_tokenizer(folder: Path) -> "tokenizers.Tokenizer":
     texts = [file.read_text(encoding="utf-8") for file in (words, settings)]
     try:
         tokenizer, known = tokenizers.Tokenizer.from_str(texts[0]), json.loads(texts[1])
+        length, pad = known["model_max_length"], known["pad_token"]
     except Exception as error:  # The library raises no other.
         raise ValueError(f"{folder} holds no tokenizer that can be read: {error}") from error
-    length, pad = known["model_max_length"], known["pad_token"]
     tokenizer.enable_truncation(length)
     tokenizer.enable_padding(length=length, pad_token=pad, pad_id=tokenizer.token_to_id(pad))
     return tokenizer

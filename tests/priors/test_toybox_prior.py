@@ -128,3 +128,6 @@ def test_prompts_and_folders_that_do_not_serve(folder, tmp_path):
     architecture.write_configs(tmp_path, CONFIG, VOCABULARY, build_tokenizer())
     with pytest.raises(WeightsError, match="unet"):
         toybox.load(tmp_path)
+    (tmp_path / "tokenizer" / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="no tokenizer that can be read"):
+        toybox.load(tmp_path)
