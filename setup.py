@@ -30,7 +30,7 @@ setup(
             *(f"weights/**/*.{suffix}" for suffix in ("json", "txt", "md", "png", "safetensors")),
         ]
     },
-    entry_points={"console_scripts": ["dreamfusion-jax = experiments.run:main"]},
+    entry_points={"console_scripts": ["dreamfusion-jax = experiments.run:program"]},
     install_requires=[
         "cattrs>=25.1",
         "fast-simplification>=0.1.9",

@@ -6,6 +6,7 @@ from typing import Any, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 _T = TypeVar("_T")
 
@@ -44,6 +45,13 @@ def pytree(cls: type[_T]) -> type[_T]:
 def stack(trees: Sequence[_T]) -> _T:
     """Trees of one structure as one, their arrays along a new leading axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def unstack(tree: _T) -> list[_T]:
+    """The inverse of `stack`, cut by NumPy, for which nothing has to be compiled."""
+    tree = jax.tree.map(np.asarray, tree)
+    count = len(jax.tree.leaves(tree)[0])
+    return [jax.tree.map(lambda leaf, at=at: leaf[at], tree) for at in range(count)]
 
 
 def tree_bytes(tree: Any) -> int:

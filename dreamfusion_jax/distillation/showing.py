@@ -129,7 +129,10 @@ def _decode(prior: Prior, params: PriorParams, z: Array) -> Array:
 
 
 def pictures(
-    prior: Prior, params: PriorParams, rows: Sequence[Float[Array, "V h w C"]], most: int = 64
+    prior: Prior,
+    params: PriorParams,
+    rows: Sequence[Float[Array | np.ndarray, "V h w C"]],
+    most: int = 64,
 ) -> Float[np.ndarray, "rows V H W 3"]:
     """Pictures in [0, 1] of z, made smaller by whole factors until they are at most so wide."""
     decoded = np.stack([np.asarray(_decode(prior, params, row)) for row in rows])

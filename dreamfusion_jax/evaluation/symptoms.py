@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from dreamfusion_jax.caches import QUICKLY_COMPILED
 from dreamfusion_jax.distillation.protocol import add_noise
@@ -108,6 +108,7 @@ def around() -> Camera:
     return orbit(_AROUND, _ELEVATION, _DISTANCE, _FOCAL)
 
 
+@jax.jit
 def away() -> Camera:
     """[5] cameras from which no face should be seen: two sides, three of the back."""
     azimuth = jnp.array(_AWAY)
@@ -116,6 +117,13 @@ def away() -> Camera:
     up = jnp.broadcast_to(jnp.array([0.0, 0.0, 1.0]), position.shape)
     rotation = look_at(position, jnp.zeros_like(position), up)
     return Camera(position, rotation, jnp.full_like(azimuth, _FOCAL))
+
+
+@jax.jit
+def _views_away() -> Int[Array, "5"]:
+    """What each of the cameras `away` sees, of `VIEWS`."""
+    cameras = away()
+    return view_index(cameras.azimuth, cameras.elevation)
 
 
 def face_margin(
@@ -140,8 +148,7 @@ def face_margin(
     Raises:
         ValueError: The prior cannot read the prompt.
     """
-    cameras = away()
-    own = [VIEWS[i] for i in np.asarray(view_index(cameras.azimuth, cameras.elevation))]
+    own = [VIEWS[i] for i in np.asarray(_views_away())]
     words = prior.encode_text(params, [f"{prompt}, {view}" for view in (*own, VIEWS[0])])
     errors = np.asarray(
         _errors(prior, params, jnp.asarray(pictures), words, jax.random.key(seed)), np.float64

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -19,6 +19,8 @@ _OUTSIDE, _INSIDE = 1.0, 2.0
 _BLOCK = 32_768
 _PADDING = 4
 """Texels between charts: what a viewer's smaller copies of the texture blend in."""
+
+_composite = jax.jit(composite)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,8 +55,8 @@ class Paint:
         flat = samples.reshape(-1, 3)
         density = evaluate(self.density, flat).reshape(samples.shape[:2])
         albedo = evaluate(self.albedo, flat).reshape(samples.shape)
-        along = jnp.broadcast_to(jnp.asarray(edges)[None], (len(points), len(edges)))
-        weights = np.asarray(composite(jnp.asarray(density), along))
+        along = np.broadcast_to(edges[None], (len(points), len(edges)))
+        weights = np.asarray(_composite(density, along))
         # A ray that meets nothing, at a fine edge, takes the colour of the surface itself.
         weights = weights + 1e-3 * (np.abs(middle) == np.abs(middle).min())
         colours = (weights[..., None] * albedo).sum(axis=1) / weights.sum(axis=1)[:, None]

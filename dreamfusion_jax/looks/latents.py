@@ -10,10 +10,11 @@ from jaxtyping import Array, Float
 from dreamfusion_jax.kept import kept
 from dreamfusion_jax.maths import expand_to
 from dreamfusion_jax.priors.prior import Prior, PriorParams
-from dreamfusion_jax.pytree import pytree, stack
+from dreamfusion_jax.pytree import pytree, stack, unstack
+from dreamfusion_jax.scene.box import Box
 from dreamfusion_jax.scene.camera import Camera
 from dreamfusion_jax.scene.fields.protocol import Params
-from dreamfusion_jax.scene.image import render_image
+from dreamfusion_jax.scene.image import drawing_box, render_image
 from dreamfusion_jax.scene.lighting import plain_albedo
 from dreamfusion_jax.scene.render import SceneModel
 
@@ -53,11 +54,12 @@ def decode_view(
     camera: Camera,
     *,
     variance: Float[Array, ""],
+    box: Box | None = None,
 ) -> DecodedView:
-    """Renders one view at the size of the prior's latents and decodes it."""
+    """Renders one view at the size of the prior's latents and decodes it; see `render_image`."""
     size = decoder.prior.image_size
     seen = render_image(
-        scene, params, camera, plain_albedo(), height=size, width=size, variance=variance
+        scene, params, camera, plain_albedo(), height=size, width=size, variance=variance, box=box
     )
     picture = _decode(decoder.prior, decoder.params, seen["colour"])
     return DecodedView(seen["colour"], seen["opacity"], picture)
@@ -120,10 +122,9 @@ def scene_colours(
     variance: Float[Array, ""],
 ) -> ColourMap:
     """`fit_colours` to what [V] cameras see."""
+    box = drawing_box(scene, params, variance)
     views = [
-        decode_view(
-            decoder, scene, params, jax.tree.map(lambda x, i=i: x[i], cameras), variance=variance
-        )
-        for i in range(cameras.focal.shape[0])
+        decode_view(decoder, scene, params, camera, variance=variance, box=box)
+        for camera in unstack(cameras)
     ]
     return fit_colours(stack(views))

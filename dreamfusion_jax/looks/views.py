@@ -4,14 +4,16 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
 from dreamfusion_jax.kept import kept
 from dreamfusion_jax.looks.latents import Decoder, decode_view
-from dreamfusion_jax.pytree import pytree, stack
+from dreamfusion_jax.pytree import pytree, unstack
+from dreamfusion_jax.scene.box import Box
 from dreamfusion_jax.scene.camera import Camera
 from dreamfusion_jax.scene.fields.protocol import Params
-from dreamfusion_jax.scene.image import render_image
+from dreamfusion_jax.scene.image import drawing_box, render_image
 from dreamfusion_jax.scene.lighting import Lighting, headlight
 from dreamfusion_jax.scene.render import SceneModel
 
@@ -45,6 +47,7 @@ def look(
     variance: Float[Array, ""],
     backdrop: ScalarLike,
     decoder: Decoder | None = None,
+    box: Box | None = None,
 ) -> Looks:
     """Draws one view.
 
@@ -57,6 +60,7 @@ def look(
         variance: lambda_Sigma of the finished scene.
         backdrop: Grey behind the object, in the place of the scene's own background.
         decoder: Makes pictures of latent scenes.
+        box: See `render_image`.
 
     Raises:
         ValueError: A latent scene without a decoder.
@@ -65,11 +69,18 @@ def look(
     if scene.latent:
         if decoder is None:
             raise ValueError("a latent scene is looked at through a decoder")
-        picture = decode_view(decoder, scene, params, camera, variance=variance).picture
-        picture = jax.image.resize(picture, (size, size, 3), "linear")
-    lighting = headlight(camera.position) if lighting is None else lighting
+        seen = decode_view(decoder, scene, params, camera, variance=variance, box=box)
+        picture = jax.image.resize(seen.picture, (size, size, 3), "linear")
     return _look(
-        scene, params, camera, lighting, picture, size=size, variance=variance, backdrop=backdrop
+        scene,
+        params,
+        camera,
+        lighting,
+        picture,
+        box,
+        size=size,
+        variance=variance,
+        backdrop=backdrop,
     )
 
 
@@ -78,8 +89,9 @@ def _look(
     scene: SceneModel,
     params: Params,
     camera: Camera,
-    lighting: Lighting,
+    lighting: Lighting | None,
     picture: Float[Array, "H W 3"] | None,
+    box: Box | None,
     *,
     size: int,
     variance: Float[Array, ""],
@@ -87,6 +99,7 @@ def _look(
 ) -> Looks:
     """`look`, with the picture in the place of a latent scene's colours."""
     grey = jnp.full(3, backdrop)
+    lighting = headlight(camera.position) if lighting is None else lighting
     # A normal at every sample, whatever training used: thin haze then blurs them little.
     sampling = dataclasses.replace(scene.sampling, normals="sample")
     seen = render_image(
@@ -98,6 +111,7 @@ def _look(
         width=size,
         variance=variance,
         backdrop=None if scene.latent else grey,
+        box=box,
     )
     opacity = seen["opacity"]
     behind = (1.0 - opacity) * grey[None, None]
@@ -126,16 +140,20 @@ def look_around(
     decoder: Decoder | None = None,
 ) -> Looks:
     """`look` for each of [V] cameras and lights; one at a time, which bounds the memory."""
+    box = drawing_box(scene, params, variance)
     views = [
         look(
             scene,
             params,
-            *jax.tree.map(lambda x, i=i: x[i], (cameras, lighting)),
+            camera,
+            light,
             size=size,
             variance=variance,
             backdrop=backdrop,
             decoder=decoder,
+            box=box,
         )
-        for i in range(cameras.focal.shape[0])
+        for camera, light in unstack((cameras, lighting))
     ]
-    return stack(views)
+    # Put together by NumPy: nothing is to be compiled for each number of views.
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *views)

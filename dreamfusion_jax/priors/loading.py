@@ -7,7 +7,7 @@ from typing import Any, Literal
 from dreamfusion_jax.diffusion.checkpoints.known_kinds import FilePrediction
 from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
 from dreamfusion_jax.priors.opened import OpenedPrior, Say
-from dreamfusion_jax.priors.oracle import OraclePrior
+from dreamfusion_jax.priors.oracle import LatentOraclePrior, OraclePrior
 from dreamfusion_jax.priors.prior import Prior, PriorParams
 from dreamfusion_jax.toybox.architecture import SCHEDULER
 from dreamfusion_jax.toybox.captions import Vocabulary
@@ -59,7 +59,8 @@ def open_prior(
         prompt: What the run makes.
         weights: Folder of the weights or, for pretrained models, a repository on the hub; of
             Stable Diffusion also a single .safetensors file; None for the usual ones.
-        latent: Whether the scene is one of latents, which only Stable Diffusion has.
+        latent: Whether the scene is one of latents, which only Stable Diffusion has, and an
+            oracle of its own.
         image_size: Height and width of the renderings, which Stable Diffusion alone leaves
             open, pixels; None for the prior's own.
         loras: Files of LoRAs, FILE[:SCALE], that are merged into Stable Diffusion.
@@ -74,8 +75,8 @@ def open_prior(
         ValueError: A latent scene, a size, LoRAs or what a single file does not tell, for a
             prior that takes no such thing.
     """
-    if latent and name != "stable-diffusion":
-        raise ValueError(f"a latent scene needs the prior stable-diffusion, not {name}")
+    if latent and name not in ("stable-diffusion", "oracle"):
+        raise ValueError(f"a latent scene needs the prior stable-diffusion or oracle, not {name}")
     if image_size is not None and (latent or name not in ("stable-diffusion", "mvdream")):
         raise ValueError(
             f"image_size is for pixels and the priors stable-diffusion and mvdream, not {name}"
@@ -112,7 +113,8 @@ def open_prior(
             )
         case "oracle":
             scene = Vocabulary().scene(prompt)
-            oracle = OraclePrior(NoiseSchedule.from_config(SCHEDULER), scene=scene)
+            kind = LatentOraclePrior if latent else OraclePrior
+            oracle = kind(NoiseSchedule.from_config(SCHEDULER), scene=scene)
             return OpenedPrior.whole(oracle, None)
         case "toybox":
             from dreamfusion_jax.priors import toybox

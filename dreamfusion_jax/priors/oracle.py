@@ -5,11 +5,15 @@ diffusion model: with it, score distillation must reproduce the object.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
-from dreamfusion_jax.priors.prior import Condition, GaussianPrior, View
+from dreamfusion_jax.maths import from_symmetric, to_symmetric
+from dreamfusion_jax.priors.prior import Condition, GaussianPrior, PriorParams, View
 from dreamfusion_jax.priors.prompts import PromptConfig, Text
 from dreamfusion_jax.scene.camera import Camera
 from dreamfusion_jax.scene.lighting import Lighting
@@ -30,7 +34,10 @@ class OraclePrior(GaussianPrior):
     def condition(self, text: Text, view: View, config: PromptConfig) -> Condition:
         """The ground-truth image under the view's camera, light and backdrop."""
         del text, config
+        truth = self.encode_image(None, self._draw(view))
+        return Condition(truth, truth)
 
+    def _draw(self, view: View) -> Float[Array, "V H W 3"]:
         def draw(camera: Camera, lighting: Lighting) -> Layers:
             return render_layers(
                 self.scene.category, self.scene.modifier, camera, lighting, size=self.image_size
@@ -40,5 +47,43 @@ class OraclePrior(GaussianPrior):
         main, accent = (
             jnp.broadcast_to(jnp.asarray(c), view.backdrop.shape) for c in self.scene.palette
         )
-        truth = self.encode_image(None, colourise(layers, main, accent, view.backdrop))
+        return colourise(layers, main, accent, view.backdrop)
+
+
+_TO_LATENTS = np.array([[1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]], np.float32) / 2
+"""From RGB to latents; its rows are orthonormal, so that its transpose leads back."""
+
+_GREY = 0.5
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LatentOraclePrior(OraclePrior):
+    """An `OraclePrior` of scenes of latents, whose autoencoder is a matrix.
+
+    z = (2 c - 1) A of each pixel c, A a matrix from 3 to 4 channels with orthonormal rows; of four
+    latents, c = (z A^T + 1) / 2. They take no light, and the plain grey behind the object is what
+    the scene's own background has to learn.
+    """
+
+    bounded: ClassVar[bool] = False
+
+    def encode_image(
+        self, params: PriorParams, image: Float[Array, "V H W C"]
+    ) -> Float[Array, "V H W C"]:
+        """The latents that a scene renders, as they are."""
+        del params
+        return image
+
+    def decode_image(
+        self, params: PriorParams, z: Float[Array, "V H W 4"]
+    ) -> Float[Array, "V H W 3"]:
+        """Colours in [0, 1] of latents."""
+        del params
+        return from_symmetric(jnp.matmul(z, _TO_LATENTS.T, precision=jax.lax.Precision.HIGHEST))
+
+    def condition(self, text: Text, view: View, config: PromptConfig) -> Condition:
+        """The latents of the ground-truth image under the view's camera, unlit, before grey."""
+        del text, config
+        colours = to_symmetric(self._draw(View.unlit(view.camera, _GREY)))
+        truth = jnp.matmul(colours, _TO_LATENTS, precision=jax.lax.Precision.HIGHEST)
         return Condition(truth, truth)

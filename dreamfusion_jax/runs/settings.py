@@ -7,15 +7,13 @@ that the field of its class declares.
 
 import dataclasses
 import datetime
+import functools
 import importlib.metadata
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cattrs
-import cattrs.v
 import jax
-from cattrs.strategies import configure_tagged_union
 
 from dreamfusion_jax.checks import SettingError
 from dreamfusion_jax.diffusion.checkpoints.known_kinds import FilePrediction
@@ -31,6 +29,9 @@ from dreamfusion_jax.runs.old_settings import is_old, upgrade
 from dreamfusion_jax.scene.fields.grid import GridField
 from dreamfusion_jax.scene.fields.hash import HashField
 from dreamfusion_jax.scene.fields.mlp import MlpField
+
+if TYPE_CHECKING:
+    import cattrs
 
 FORMAT = 2
 """Of config.json; the first kind, which had no number, held the command line."""
@@ -110,8 +111,13 @@ class RunSettings:
         return cls(prompt, preset.config, seed=seed, prior=preset.prior, preset=preset.name)
 
 
-def _make_converter() -> cattrs.Converter:
+@functools.cache
+def _converter() -> "cattrs.Converter":
     """Dataclasses to JSON's values and back; the class of a union's member is its "kind"."""
+    # Here, because a program's help needs none of it.
+    import cattrs
+    from cattrs.strategies import configure_tagged_union
+
     converter = cattrs.Converter(forbid_extra_keys=True)
     for union in (GridField | HashField | MlpField, OptimizerConfig):
         configure_tagged_union(union, converter, tag_name="kind")
@@ -130,9 +136,6 @@ def _make_converter() -> cattrs.Converter:
     return converter
 
 
-_CONVERTER = _make_converter()
-
-
 def to_json(value: Any, kind: Any = None) -> Any:
     """A configuration as JSON's values.
 
@@ -140,7 +143,7 @@ def to_json(value: Any, kind: Any = None) -> Any:
         value: The dataclass.
         kind: The type it is declared as, where that is a union; else its own.
     """
-    return _CONVERTER.unstructure(value, kind)
+    return _converter().unstructure(value, kind)
 
 
 def from_json(values: Any, kind: Any) -> Any:
@@ -150,15 +153,19 @@ def from_json(values: Any, kind: Any) -> Any:
         ValueError: The values are not those of such a configuration; one line.
     """
     try:
-        return _CONVERTER.structure(values, kind)
+        return _converter().structure(values, kind)
     except Exception as error:  # cattrs raises groups of the errors of all fields.
-        raise ValueError("; ".join(cattrs.transform_error(error, format_exception=_say))) from error
+        from cattrs import transform_error
+
+        raise ValueError("; ".join(transform_error(error, format_exception=_say))) from error
 
 
 def _say(error: BaseException, kind: type | None) -> str:
     """What is wrong with one value; cattrs would drop what our own checks say."""
+    from cattrs.v import format_exception
+
     own = type(error) in (ValueError, SettingError)
-    return str(error) if own else cattrs.v.format_exception(error, kind)
+    return str(error) if own else format_exception(error, kind)
 
 
 def describe_run(settings: RunSettings) -> dict[str, Any]:

@@ -5,10 +5,10 @@ on the view, the time and the noise that the step happened to draw. So now and t
 views are shown to the prior with the same noise at the same four times.
 """
 
+import functools
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
@@ -35,6 +35,7 @@ _GREY = 0.65
 """Of their backdrop: the middle of what a step draws."""
 
 
+@functools.partial(jax.jit, static_argnames=("cameras", "count", "azimuth"))
 def fixed_views(cameras: CameraConfig, count: int, azimuth: float = 0.0) -> View:
     """Views evenly around, where a training's cameras are on average, unlit and before grey.
 
@@ -90,6 +91,7 @@ class Watch:
         turns = [
             np.arange(start, start + count) % len(VIEWS) for start in range(0, len(VIEWS), count)
         ]
+        views = jax.tree.map(np.asarray, views)  # NumPy cuts without compiling anything.
         self._batches = [jax.tree.map(lambda x, at=at: x[at], views) for at in turns]
         self._shown = folder / SHOWN
         self._table = Table(folder / PROGRESS, first)
@@ -120,7 +122,7 @@ class Watch:
             prior_params,
             text,
             view,
-            jnp.full(self.config.views, time, jnp.float32),
+            np.full(self.config.views, time, np.float32),
             jax.random.key(0),
             state.step,
             model=self.model,
@@ -130,12 +132,11 @@ class Watch:
     def _sheet(self, answers: list[Shown]) -> Float[np.ndarray, "3 4 H W 3"]:
         """Views; the front with noise; the answers."""
         batches = len(answers) // len(TIMES)
-        views = jnp.concatenate([answer.z_0 for answer in answers[:batches]])[: len(VIEWS)]
         fronts = answers[::batches]
         rows = [
-            views,
-            jnp.stack([answer.z_t[0] for answer in fronts]),
-            jnp.stack([answer.answer[0] for answer in fronts]),
+            np.concatenate([answer.z_0 for answer in answers[:batches]])[: len(VIEWS)],
+            np.stack([np.asarray(answer.z_t)[0] for answer in fronts]),
+            np.stack([np.asarray(answer.answer)[0] for answer in fronts]),
         ]
         return pictures(self.model.prior, self._asked[0], rows)
 

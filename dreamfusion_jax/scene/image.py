@@ -24,6 +24,7 @@ def render_image(
     width: int,
     variance: Float[Array, ""],
     backdrop: Float[Array, "3"] | None = None,
+    box: Box | None = None,
     chunk: int = 512,
 ) -> dict[str, Float[Array, "H W _"]]:
     """Renders one view of any size, `chunk` rays at a time.
@@ -39,6 +40,7 @@ def render_image(
         width: Of the image, pixels.
         variance: lambda_Sigma.
         backdrop: See `render_rays`.
+        box: Of `drawing_box`, where it is known from another view; else it is found.
         chunk: Rays at once; bounds the memory.
 
     Returns:
@@ -47,7 +49,7 @@ def render_image(
     """
     count = height * width
     rays = jax.tree.map(lambda x: x.reshape(-1, 3), cast_rays(camera, height, width))
-    box = drawing_box(model, params, variance)
+    box = drawing_box(model, params, variance) if box is None else box
     near, far = ray_bounds(rays, model.sampling.radius, box)
     # Those that miss come last, so that whole chunks of them can be left out.
     order = jnp.argsort(near >= far)
@@ -93,6 +95,7 @@ def render_image(
     }
 
 
+@functools.partial(jax.jit, static_argnames="model")
 def drawing_box(model: SceneModel, params: Params, variance: Float[Array, ""]) -> Box | None:
     """The box that pictures are drawn within; None where proposals find what there is."""
     if model.sampling.proposals:

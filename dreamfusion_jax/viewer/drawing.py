@@ -112,7 +112,7 @@ class DrawnScene:
         if scene.model.latent:
             return self.quick(camera, lighting, height, width)
         rays = _cast(camera, height, width)
-        box = _find(scene.model, scene.params, scene.variance)
+        box = drawing_box(scene.model, scene.params, scene.variance)
         near, far = ray_bounds(rays, self.radius, box)
         sampling = dataclasses.replace(scene.model.sampling, normals="sample")
         model = dataclasses.replace(scene.model, sampling=sampling)
@@ -126,7 +126,6 @@ class DrawnScene:
 
 
 _cast = functools.partial(jax.jit, static_argnums=(1, 2))(cast_rays)
-_find = functools.partial(jax.jit, static_argnames="model")(drawing_box)
 
 
 @functools.partial(jax.jit, static_argnames="model")
