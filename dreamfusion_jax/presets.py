@@ -231,7 +231,6 @@ LATENT_SD = dataclasses.replace(
     ),
     train=dataclasses.replace(
         FAST_SD.train,
-        lighting=dataclasses.replace(FAST_SD.train.lighting, plain_backdrops=0.0),
         losses=LossConfig(orientation=Ramp(0.0, 0.0, 0.0), opacity=5e-4 / _POSITIONS),
     ),
 )
@@ -240,7 +239,8 @@ LATENT_SD = dataclasses.replace(
 The losses are those of threestudio's latentnerf: latents take no light, and normals have no part.
 
 Departure: the same start as `FAST_SD`, not the paper's blob in an exponential, which begins as
-fog. There are no plain backdrops: the latent of a plain wall is known to the autoencoder only.
+fog. Half of the views have a plain latent in the background's place: without it even the oracle of
+latents made a car in fog, which passes for a background of one latent.
 
 Not run with real weights here.
 """

@@ -31,7 +31,7 @@ from dreamfusion_jax.scene.fields.pieces import in_pieces
 from dreamfusion_jax.scene.render import interval_points, sample_intervals
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Setting:
     """A preset with its prior in memory.
 
@@ -69,13 +69,19 @@ class Setting:
         return str(max(leaves, key=lambda leaf: leaf.size).dtype) if leaves else "float32"
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _views(setting: Setting, keys: dict[str, jax.Array], step: jax.Array) -> View:
+    train, group = setting.config.train, setting.prior.group
+    return sample_view(keys, step, train, group, latent=setting.config.scene.latent)
+
+
 def scene_cases(setting: Setting) -> Iterator[Case]:
     """Field, proposals and rendering, at the views and the picture size of a step."""
     config, scene, size = setting.config.train, setting.config.scene, setting.prior.image_size
     step = jnp.asarray(config.steps // 2, jnp.int32)
     keys = step_keys(jnp.asarray(0, jnp.uint32), step)
     # Half-way through: lit, and jittered along the rays.
-    view = jax.jit(lambda: sample_view(keys, step, config, setting.prior.group))()
+    view = _views(setting, keys, step)
     variance, half = config.variance(step.astype(jnp.float32), config.steps), jnp.asarray(0.5)
     params = jax.jit(scene.init)(jax.random.key(0))
     rays = cast_rays(view.camera, size, size)
@@ -113,7 +119,7 @@ def prior_cases(setting: Setting) -> Iterator[Case]:
     config, prior, params = setting.config.train, setting.prior, setting.params
     views, size = config.views, prior.image_size
     keys = step_keys(jnp.asarray(0, jnp.uint32), jnp.zeros((), jnp.int32))
-    view = jax.jit(lambda: sample_view(keys, jnp.zeros((), jnp.int32), config, prior.group))()
+    view = _views(setting, keys, jnp.zeros((), jnp.int32))
     channels = 4 if setting.config.scene.latent else 3
     image = jax.random.uniform(jax.random.key(1), (views, size, size, channels))
     z = jax.jit(prior.encode_image)(params, image)

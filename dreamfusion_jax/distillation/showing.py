@@ -106,7 +106,7 @@ def show_next(
     """What the prior will be asked in the next step, but for the jitter along rays."""
     keys = step_keys(state.seed, state.step)
     group = model.prior.group
-    view = sample_view(keys, state.step, config, group)
+    view = sample_view(keys, state.step, config, group, latent=model.scene.latent)
     step = state.step.astype(jnp.float32)
     t = sample_times(keys, step, config, group)
     return show(
@@ -135,7 +135,7 @@ def pictures(
     most: int = 64,
 ) -> Float[np.ndarray, "rows V H W 3"]:
     """Pictures in [0, 1] of z, made smaller by whole factors until they are at most so wide."""
-    decoded = np.stack([np.asarray(_decode(prior, params, row)) for row in rows])
+    decoded = np.stack([np.asarray(_decode(prior, params, jnp.asarray(row))) for row in rows])
     factor = -(-decoded.shape[-2] // most)
     side = decoded.shape[-2] // factor
     shape = (*decoded.shape[:2], side, factor, side, factor, decoded.shape[-1])

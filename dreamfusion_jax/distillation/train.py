@@ -29,7 +29,12 @@ from dreamfusion_jax.priors.prompts import PromptConfig, Text
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.scene.camera import CameraConfig, around, cast_rays, sample_camera
 from dreamfusion_jax.scene.fields.protocol import Params
-from dreamfusion_jax.scene.lighting import LightingConfig, sample_backdrop, sample_lighting
+from dreamfusion_jax.scene.lighting import (
+    LightingConfig,
+    sample_backdrop,
+    sample_latent_backdrop,
+    sample_lighting,
+)
 from dreamfusion_jax.scene.render import Rendering, SceneModel, render_rays
 from dreamfusion_jax.schedules import Ramp
 
@@ -160,7 +165,12 @@ def check_groups(config: TrainConfig, prior: Prior) -> None:
 
 
 def sample_view(
-    keys: dict[str, Key[Array, ""]], step: Array, config: TrainConfig, group: int = 1
+    keys: dict[str, Key[Array, ""]],
+    step: Array,
+    config: TrainConfig,
+    group: int = 1,
+    *,
+    latent: bool = False,
 ) -> View:
     """Random cameras, lights and backdrops of a step, [views].
 
@@ -170,6 +180,7 @@ def sample_view(
         config: Settings.
         group: Neighbouring views that are seen together: their cameras stand evenly around, and
             they share their kind of light, where it falls in beside the camera, and backdrop.
+        latent: Whether backdrops are latents.
     """
     groups = config.views // group
     cameras = jax.random.split(keys["camera"], groups)
@@ -179,7 +190,8 @@ def sample_view(
     lighting = jax.vmap(lambda k, p: sample_lighting(k, p, step, config.steps, config.lighting))(
         lights, camera.position
     )
-    backdrop = jnp.repeat(sample_backdrop(keys["backdrop"], (groups,)), group, axis=0)
+    sample = sample_latent_backdrop if latent else sample_backdrop
+    backdrop = jnp.repeat(sample(keys["backdrop"], (groups,)), group, axis=0)
     share, plain = config.lighting.plain_backdrops, None
     if share > 0.0:
         chosen = jax.random.bernoulli(jax.random.fold_in(keys["backdrop"], 1), share, (groups,))
@@ -206,13 +218,7 @@ def render_view(
     key: Key[Array, ""] | None,
     train_fraction: Float[Array, ""],
 ) -> tuple[Rendering, Float[Array, "V H W 3"]]:
-    """Renders each view at the prior's size; also returns the ray directions.
-
-    Raises:
-        ValueError: A plain backdrop behind latents: only the autoencoder knows its latent.
-    """
-    if scene.latent and view.plain is not None:
-        raise ValueError("plain_backdrops are colours, which a scene of latents cannot have")
+    """Renders each view at the prior's size; also returns the ray directions."""
     rays = cast_rays(view.camera, size, size)
     own = scene.background is not None and view.plain is None
     backdrop = None if own else view.backdrop
@@ -280,7 +286,8 @@ def train_step(
     keys = step_keys(state.seed, state.step)
     step = state.step.astype(jnp.float32)
     group = model.prior.group
-    view = _lay_out(sample_view(keys, state.step, config, group), mesh, "view")
+    view = sample_view(keys, state.step, config, group, latent=model.scene.latent)
+    view = _lay_out(view, mesh, "view")
     t = _lay_out(sample_times(keys, step, config, group), mesh, "view")
     condition = model.prior.condition(text, view, config.prompts)
 

@@ -34,10 +34,12 @@ class OraclePrior(GaussianPrior):
     def condition(self, text: Text, view: View, config: PromptConfig) -> Condition:
         """The ground-truth image under the view's camera, light and backdrop."""
         del text, config
-        truth = self.encode_image(None, self._draw(view))
+        truth = self.encode_image(None, self._draw(view)[0])
         return Condition(truth, truth)
 
-    def _draw(self, view: View) -> Float[Array, "V H W 3"]:
+    def _draw(self, view: View) -> tuple[Float[Array, "V H W 3"], Float[Array, "V H W 1"]]:
+        """The truth, and how much of each pixel the object covers."""
+
         def draw(camera: Camera, lighting: Lighting) -> Layers:
             return render_layers(
                 self.scene.category, self.scene.modifier, camera, lighting, size=self.image_size
@@ -47,13 +49,14 @@ class OraclePrior(GaussianPrior):
         main, accent = (
             jnp.broadcast_to(jnp.asarray(c), view.backdrop.shape) for c in self.scene.palette
         )
-        return colourise(layers, main, accent, view.backdrop)
+        return colourise(layers, main, accent, view.backdrop), layers.alpha[..., None]
 
 
 _TO_LATENTS = np.array([[1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]], np.float32) / 2
 """From RGB to latents; its rows are orthonormal, so that its transpose leads back."""
 
 _GREY = 0.5
+"""Behind the object, where the scene's own background should be seen: the latent zero."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,8 +64,8 @@ class LatentOraclePrior(OraclePrior):
     """An `OraclePrior` of scenes of latents, whose autoencoder is a matrix.
 
     z = (2 c - 1) A of each pixel c, A a matrix from 3 to 4 channels with orthonormal rows; of four
-    latents, c = (z A^T + 1) / 2. They take no light, and the plain grey behind the object is what
-    the scene's own background has to learn.
+    latents, c = (z A^T + 1) / 2. They take no light. Behind the object is the view's plain latent,
+    or grey where the scene shows its own background.
     """
 
     bounded: ClassVar[bool] = False
@@ -82,8 +85,11 @@ class LatentOraclePrior(OraclePrior):
         return from_symmetric(jnp.matmul(z, _TO_LATENTS.T, precision=jax.lax.Precision.HIGHEST))
 
     def condition(self, text: Text, view: View, config: PromptConfig) -> Condition:
-        """The latents of the ground-truth image under the view's camera, unlit, before grey."""
+        """The latents of the ground-truth image under the view's camera, unlit."""
         del text, config
-        colours = to_symmetric(self._draw(View.unlit(view.camera, _GREY)))
-        truth = jnp.matmul(colours, _TO_LATENTS, precision=jax.lax.Precision.HIGHEST)
+        picture, covered = self._draw(View.unlit(view.camera, _GREY))
+        truth = jnp.matmul(to_symmetric(picture), _TO_LATENTS, precision=jax.lax.Precision.HIGHEST)
+        if view.plain is not None:  # Grey is the latent zero: what stands behind is added.
+            behind = jnp.where(view.plain[:, None], view.backdrop, 0.0)[:, None, None]
+            truth = truth + (1.0 - covered) * behind
         return Condition(truth, truth)

@@ -42,14 +42,14 @@ class View:
     Attributes:
         camera: [V] cameras.
         lighting: [V] lights.
-        backdrop: Plain background of each view.
+        backdrop: Plain background of each view: a colour, or a latent where scenes are of latents.
         plain: Whether the backdrop stands in the place of a background that the scene has of its
             own; None for no view.
     """
 
     camera: Camera
     lighting: Lighting
-    backdrop: Float[Array, "V 3"]
+    backdrop: Float[Array, "V C"]
     plain: Bool[Array, "V"] | None = None
 
     @classmethod

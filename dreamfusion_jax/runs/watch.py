@@ -9,6 +9,7 @@ import functools
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
@@ -122,7 +123,7 @@ class Watch:
             prior_params,
             text,
             view,
-            np.full(self.config.views, time, np.float32),
+            jnp.asarray(np.full(self.config.views, time, np.float32)),
             jax.random.key(0),
             state.step,
             model=self.model,

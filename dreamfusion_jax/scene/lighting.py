@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Key, ScalarLike
 from dreamfusion_jax.checks import NOT_NEGATIVE, POSITIVE, SHARE, check_range, check_span
 from dreamfusion_jax.maths import expand_to, safe_normalize
 from dreamfusion_jax.pytree import pytree
+from dreamfusion_jax.scene.fields.protocol import LATENT_CHANNELS
 
 
 @pytree
@@ -41,8 +42,9 @@ class LightingConfig:
         diffuse: l_rho of lit views.
         distance: Smallest and largest norm of the light's position.
         plain_backdrops: Departure: share of the views of a scene with a background of its own
-            that have a plain backdrop in its place, as in stable-dreamfusion. A background that
-            is there all the time can draw the prompt by itself.
+            that have a plain backdrop in its place, as in stable-dreamfusion; of a scene of
+            latents a plain latent, as in threestudio. A background that is there all the time can
+            draw the prompt by itself, and fog of its colour passes for it.
 
     Raises:
         SettingError: A share is not within [0, 1], a strength is negative, or the distances
@@ -142,3 +144,10 @@ def sample_backdrop(key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[A
     grey = jax.random.uniform(grey_key, (*shape, 1), minval=0.3, maxval=1.0)
     tint = jax.random.uniform(tint_key, (*shape, 3), minval=-0.1, maxval=0.1)
     return jnp.clip(grey + tint, 0.0, 1.0)
+
+
+def sample_latent_backdrop(
+    key: Key[Array, ""], shape: tuple[int, ...] = ()
+) -> Float[Array, "*shape 4"]:
+    """A plain background of latents, which are about as often as large as these: N(0, 1)."""
+    return jax.random.normal(key, (*shape, LATENT_CHANNELS))

@@ -233,7 +233,7 @@ def render_rays(
     lighting: Lighting,
     *,
     variance: Float[Array, ""],
-    backdrop: Float[Array, "*views 3"] | None = None,
+    backdrop: Float[Array, "*views C"] | None = None,
     plain: Bool[Array, "*views"] | None = None,
     key: Key[Array, ""] | None = None,
     train_fraction: Float[Array, ""] | float = 1.0,
@@ -326,7 +326,7 @@ def behind(
     model: SceneModel,
     params: Params,
     rays: Rays,
-    backdrop: Float[Array, "*views 3"] | None,
+    backdrop: Float[Array, "*views C"] | None,
     plain: Bool[Array, "*views"] | None = None,
 ) -> Float[Array, "*#batch C"]:
     """What rays see where nothing stops them; see `render_rays`.

@@ -95,18 +95,20 @@ def test_what_is_seen_behind_nothing_is_the_backdrop_where_it_is_plain(own):
     assert directions.shape == (2, 3, 3, 3)
 
 
-def test_latents_have_no_plain_backdrop():
-    model = scene(Fog(colour=(0.1, 0.2, 0.3, 0.4)), background=EnvironmentMap(4, 1, 2))
-    params = jax.eval_shape(model.init, jax.random.key(0))
-    cameras = jax.tree.map(lambda x: x[None], one_camera())
-    view = View(cameras, light((1,)), jnp.ones((1, 3)), jnp.array([True]))
-    with pytest.raises(ValueError, match="plain_backdrops are colours"):
-        render_view(
-            model,
-            params,
-            view,
-            size=3,
-            variance=jnp.array(0.0),
-            key=None,
-            train_fraction=jnp.array(0.0),
-        )
+def test_behind_latents_stands_a_plain_latent():
+    config = TrainConfig(views=400, lighting=LightingConfig(plain_backdrops=0.5))
+    keys = step_keys(jnp.array(0, jnp.uint32), jnp.array(3))
+    drawn = sample_view(keys, jnp.array(3), config, latent=True)
+    assert drawn.backdrop.shape == (400, 4) and 160 < int(drawn.plain.sum()) < 240
+    view = jax.tree.map(lambda x: x[:6], drawn)
+    model = scene(
+        Fog(density=0.0, colour=(0.0,) * 4), background=EnvironmentMap(4, 1, 2), intervals=4
+    )
+    params = jax.jit(model.init)(jax.random.key(0))
+    when = {"variance": jnp.array(0.0), "key": None, "train_fraction": jnp.array(0.0)}
+    seen = render_view(model, params, view, size=3, **when)[0].colour
+    plain = np.asarray(view.plain)
+    assert 0 < plain.sum() < 6
+    wanted = np.broadcast_to(view.backdrop[:, None, None], seen.shape)
+    np.testing.assert_allclose(seen[plain], wanted[plain], atol=1e-6)
+    assert np.abs(seen - wanted)[~plain].min(axis=(1, 2)).max(axis=-1).min() > 0.01

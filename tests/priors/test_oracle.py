@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -37,6 +39,23 @@ def test_latents_of_the_truth_decode_to_its_unlit_picture_before_grey():
     np.testing.assert_allclose(seen[:, 0, 0], 0.5, atol=1e-6)
     nearest = np.abs(np.asarray(seen) - COLOURS["red"]).max(-1)
     assert (nearest < 0.02).mean() > 0.05  # A car has its colour, whatever the lamp.
+
+
+def test_the_views_own_latent_stands_behind_the_truth_where_it_is_plain():
+    prior = latent_oracle()
+    usual = prior.condition(NO_TEXT, lit_view(), PromptConfig()).conditional
+    latents = jnp.asarray(np.random.default_rng(1).normal(size=(3, 4)), jnp.float32)
+    plain = jnp.array([True, False, True])
+    view = dataclasses.replace(lit_view(), backdrop=latents, plain=plain)
+    got = prior.condition(NO_TEXT, view, PromptConfig()).conditional
+    np.testing.assert_array_equal(got[1], usual[1])
+    for side in (0, 2):
+        np.testing.assert_allclose(got[side, 0, 0], latents[side], atol=1e-6)
+        # The car hides it, and at its edges lets through as much as nothing else takes.
+        seen, behind = (got - usual)[side], latents[side][None, None]
+        left = jnp.sum(seen * behind, axis=-1) / jnp.sum(behind**2)
+        assert 0.05 < float((left < 1e-3).mean()) < 0.5
+        assert float(left.min()) > -1e-5 and float(left.max()) < 1 + 1e-5
 
 
 def test_latents_are_four_unbounded_numbers_that_are_taken_as_they_are():

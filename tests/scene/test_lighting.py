@@ -14,6 +14,7 @@ from dreamfusion_jax.scene.lighting import (
     lambertian,
     plain_albedo,
     sample_backdrop,
+    sample_latent_backdrop,
     sample_lighting,
 )
 
@@ -120,6 +121,13 @@ def test_backdrops_are_light_greys_with_a_tint():
     for measure in (lambda c: c[:, 0], lambda c: c[:, 1] - c[:, 2], lambda c: c.mean(-1)):
         assert scipy.stats.ks_2samp(measure(colours), measure(truth)).pvalue > 1e-3
     assert sample_backdrop(jax.random.key(0)).shape == (3,)
+
+
+def test_latent_backdrops_are_normal_numbers_of_their_own():
+    latents = np.asarray(sample_latent_backdrop(jax.random.key(0), (N,)), np.float64)
+    assert latents.shape == (N, 4)
+    assert all(scipy.stats.kstest(channel, "norm").pvalue > 1e-3 for channel in latents.T)
+    assert np.abs(np.corrcoef(latents.T) - np.eye(4)).max() < 5 / N**0.5
 
 
 def test_config_sets_every_number():
