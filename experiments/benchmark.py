@@ -36,6 +36,7 @@ from dreamfusion_jax.benchmark.timing import Case, Measured, measure
 from dreamfusion_jax.devices import describe_devices
 from dreamfusion_jax.files import write_whole
 from dreamfusion_jax.priors.loading import load_prior
+from dreamfusion_jax.priors.toybox import SHIPPED
 from experiments.command_line import UsageError, one_line_errors, parsed, say, say_devices
 
 Part = Literal["scene", "prior", "optimizer", "step", "scenes", "latency"]
@@ -57,7 +58,8 @@ class Arguments:
         scenes: How many scenes at once.
         seconds: To spend on each row, compilation aside.
         small: Small ceilings, which say little, for trying the program out.
-        compare: Another implementation, timed in turn.
+        compare: Another implementation, timed in turn. PyTorch compiles on a CPU for half an hour:
+            "torch-eager" does without.
         output: The JSON file.
     """
 
@@ -70,7 +72,7 @@ class Arguments:
     scenes: tuple[int, ...] = (1, 4)
     seconds: float = 3.0
     small: bool = False
-    compare: Literal["torch"] | None = None
+    compare: Literal["torch", "torch-eager"] | None = None
     output: Path = Path("outputs/benchmark.json")
 
 
@@ -145,13 +147,33 @@ def _compare(arguments: Arguments, settings: list[Setting]) -> list[Compared]:
     """Rows of PyTorch's times beside ours."""
     if arguments.compare is None:
         return []
-    from experiments.torch_peers import compare
+    from experiments.torch_networks import compare_networks
+    from experiments.torch_peers import compare_rendering, renders
 
     rows = []
     for setting in settings:
-        say(f"comparing {setting.preset.name} with PyTorch")
-        rows += compare(setting, arguments.seconds)
+        name = setting.preset.name
+        if renders(setting.config.scene.field):
+            say(f"comparing the rendering of {name} with PyTorch")
+            rows += compare_rendering(setting, arguments.seconds)
+        else:
+            say(f"the field of {name} has no peer in PyTorch here: its rendering is not compared")
+        folder = _layout(arguments, setting)
+        if folder is None:
+            say(f"the prior of {name} is in no folder: its networks are not compared")
+            continue
+        compiled = arguments.compare == "torch"
+        for row in compare_networks(setting, folder, arguments.seconds, compiled=compiled):
+            say(f"compared {row.name}")
+            rows.append(row)
     return rows
+
+
+def _layout(arguments: Arguments, setting: Setting) -> Path | None:
+    """The folder with the configurations of a prior's networks, if there is one at hand."""
+    given = arguments.configs or (arguments.weights and Path(arguments.weights))
+    folder = SHIPPED if setting.preset.prior == "toybox" and not arguments.weights else given
+    return Path(folder) if folder and (Path(folder) / "unet").is_dir() else None
 
 
 def _report(rows: list[Measured], ceilings: Ceilings, compared: list[Compared]) -> dict[str, Any]:

@@ -7,14 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from dreamfusion_jax.benchmark.components import Setting
 from dreamfusion_jax.benchmark.table import Compared
 from dreamfusion_jax.benchmark.timing import Case, Running, repeat
-from dreamfusion_jax.priors.toybox import SHIPPED, ToyboxPrior
 from dreamfusion_jax.scene.camera import cast_rays, orbit, sphere_bounds
 from dreamfusion_jax.scene.fields.grid import GridField
+from dreamfusion_jax.scene.fields.protocol import Field
 from dreamfusion_jax.scene.intervals import uniform_edges
 from dreamfusion_jax.scene.render import composite, interval_points
 
@@ -67,27 +66,22 @@ def render_colours(field: GridField, params: Any, points: jax.Array, edges: jax.
     return colour + (1.0 - jnp.sum(weights, axis=-1, keepdims=True)) * _GREY
 
 
-def compare(setting: Setting, seconds: float) -> Iterator[Compared]:
-    """Renders the preset's field, there and back, and asks the embedded prior, as PyTorch does.
+def renders(field: Field) -> bool:
+    """Whether the peer can render a field: a grid of dense levels, its blob inside."""
+    if not isinstance(field, GridField) or field.density.blob != "inside":
+        return False
+    return all(n**3 <= 2**field.grid.log2_table_size for n in field.grid.resolutions)
+
+
+def compare_rendering(setting: Setting, seconds: float) -> Iterator[Compared]:
+    """Renders a preset's field, there and back, as PyTorch does.
 
     Args:
-        setting: A preset with a field of dense levels.
+        setting: A preset whose field `renders` is true for.
         seconds: To spend on each.
-
-    Raises:
-        ValueError: The preset has another field.
     """
     field = setting.config.scene.field
-    if not isinstance(field, GridField) or field.density.blob != "inside":
-        raise ValueError(f"the peer renders grids, which {setting.preset.name} has not")
-    if any(n**3 > 2**field.grid.log2_table_size for n in field.grid.resolutions):
-        raise ValueError(f"the peer renders dense grids, {setting.preset.name} has hashed levels")
-    yield from _compare_rendering(setting, field, seconds)
-    if isinstance(setting.prior, ToyboxPrior):
-        yield _compare_unet(setting, setting.prior, seconds)
-
-
-def _compare_rendering(setting: Setting, field: GridField, seconds: float) -> Iterator[Compared]:
+    assert isinstance(field, GridField)
     scene, size, views = setting.config.scene, setting.prior.image_size, setting.config.train.views
     rays = cast_rays(orbit(views, 0.35, 1.3, 1.1), size, size)
     rays = jax.tree.map(lambda x: x.reshape(-1, 3), rays)
@@ -112,46 +106,28 @@ def _compare_rendering(setting: Setting, field: GridField, seconds: float) -> It
         return render_colours(field, params, points, edges)
 
     ours = Case.of(f"rendering, {pixels}", render, params, points, edges)
-    yield _in_turn(ours, forward, _distance_of_colours, seconds)
+    yield in_turn(Running(ours), ours.name, forward, _distance_of_colours, seconds)
     ours = Case.of(f"rendering and its gradient, {pixels}", jax.grad(loss), params, points, edges)
-    yield _in_turn(ours, backward, _distance_of_tables, seconds)
+    yield in_turn(Running(ours), ours.name, backward, _distance_of_tables, seconds)
 
 
-def _compare_unet(setting: Setting, prior: ToyboxPrior, seconds: float) -> Compared:
-    peer = UNet2DConditionModel.from_pretrained(SHIPPED / "unet").float().eval()
-    config = peer.config
-    draw = np.random.default_rng(0).standard_normal
-    batch, side = 2 * setting.config.train.views, config["sample_size"]
-    z = draw((batch, side, side, config["in_channels"])).astype(np.float32)
-    text = np.asarray(setting.text.plain)
-    words = np.broadcast_to(text, (batch, *text.shape)).copy()
-    time = np.full(batch, 500.0, np.float32)
-
-    def ask(params: Any, z: jax.Array, time: jax.Array, words: jax.Array) -> jax.Array:
-        answer = prior.unet.apply({"params": params["unet"]}, z, time, words)
-        assert isinstance(answer, jax.Array)
-        return answer
-
-    arguments = [torch.from_numpy(x) for x in (np.moveaxis(z, -1, 1).copy(), time, words)]
-
-    def forward() -> torch.Tensor:
-        with torch.no_grad():
-            return peer(*arguments).sample
-
-    ours = Case.of(
-        f"the embedded prior's UNet, batch {batch}",
-        ask,
-        setting.params,
-        *(jnp.asarray(x) for x in (z, time, words)),
-    )
-    return _in_turn(ours, forward, _distance_of_pictures, seconds)
-
-
-def _in_turn(
-    case: Case, theirs: Callable[[], Any], distance: Callable[[Any, Any], float], seconds: float
+def in_turn(
+    ours: Running,
+    name: str,
+    theirs: Callable[[], Any],
+    distance: Callable[[Any, Any], float],
+    seconds: float,
 ) -> Compared:
-    """Times a case and its peer one after the other, again and again."""
-    ours, peer = Running(case), Running(Case(case.name, theirs, tuple))
+    """Times a case and its peer one after the other, again and again.
+
+    Args:
+        ours: The case.
+        name: Of the comparison.
+        theirs: The peer; returns when all is done.
+        distance: Of the two results.
+        seconds: To spend.
+    """
+    peer = Running(Case(name, theirs, tuple))
     pairs: list[tuple[float, float]] = []
 
     def once() -> float:
@@ -159,28 +135,24 @@ def _in_turn(
         return sum(pairs[-1])
 
     repeat(once, seconds)
-    difference = distance(case.function(*case.arguments()), theirs())
+    difference = distance(ours.case.function(*ours.case.arguments()), theirs())
     our_time, their_time = (float(np.median(one)) for one in zip(*pairs, strict=True))
     ratios = sorted(their / our for our, their in pairs)
-    return Compared(case.name, our_time, their_time, tuple(ratios), difference)
+    return Compared(name, our_time, their_time, tuple(ratios), difference)
 
 
-def _share(ours: Any, theirs: np.ndarray) -> float:
+def share(ours: Any, theirs: np.ndarray) -> float:
     """The largest difference, as a share of the largest value."""
     return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
 
 
 def _distance_of_colours(ours: jax.Array, theirs: torch.Tensor) -> float:
-    return _share(ours, theirs.numpy())
-
-
-def _distance_of_pictures(ours: jax.Array, theirs: torch.Tensor) -> float:
-    return _share(ours, np.moveaxis(theirs.numpy(), 1, -1))
+    return share(ours, theirs.numpy())
 
 
 def _distance_of_tables(ours: list[jax.Array], theirs: list[torch.Tensor]) -> float:
     """Of gradients of tables: [R^3, F] against [1, F, z, y, x]."""
     return max(
-        _share(our, their[0].permute(3, 2, 1, 0).reshape(our.shape).numpy())
+        share(our, their[0].permute(3, 2, 1, 0).reshape(our.shape).numpy())
         for our, their in zip(ours, theirs, strict=True)
     )

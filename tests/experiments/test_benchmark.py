@@ -4,7 +4,11 @@ import json
 
 import pytest
 from helpers.programs import command, refused
+from helpers.torch_pipelines import save_stable_diffusion
 
+from dreamfusion_jax import presets
+from dreamfusion_jax.benchmark.components import Setting
+from dreamfusion_jax.priors.loading import load_prior
 from experiments.benchmark import main
 
 
@@ -13,7 +17,7 @@ def test_the_prior_and_its_peers_are_timed(tmp_path):
     file = tmp_path / "benchmark.json"
     result = command(
         *("benchmark", "--parts", "prior", "--views", "1", "--seconds", "0.01", "--small"),
-        *("--compare", "torch", "--output", file),
+        *("--compare", "torch-eager", "--output", file),
     )
     assert result.returncode == 0, result.stderr
     report = json.loads(file.read_text())
@@ -25,10 +29,34 @@ def test_the_prior_and_its_peers_are_timed(tmp_path):
     shares = unet["flops_per_second"] / best[0], unet["bytes_per_second"] / best[1]
     assert unet["share"] == pytest.approx(max(shares))
     # What is compared is the same thing: PyTorch gives the same numbers.
-    assert len(report["compared"]) == 3
-    assert all(row["difference"] < 1e-4 for row in report["compared"])
+    compared = {row["name"].split(" ")[-1]: row for row in report["compared"]}
+    assert len(report["compared"]) == 4 and compared.pop("bfloat16")["difference"] < 0.1
+    assert all(row["difference"] < 1e-4 for row in compared.values())
     assert all(len(row["ratios"]) >= 3 for row in report["compared"])
     assert "of the nearest ceiling" in result.stdout and "PyTorch / here" in result.stdout
+
+
+def test_stable_diffusions_networks_are_those_of_diffusers(tmp_path):
+    """With random weights of small configurations; PyTorch gives the same numbers."""
+    from experiments.torch_networks import compare_networks
+
+    save_stable_diffusion(tmp_path, "1.5")
+    prior, params = load_prior("stable-diffusion", "a car", str(tmp_path))
+    setting = Setting(presets.preset("fast-sd"), prior, params, "a car")
+    rows = [*compare_networks(setting, tmp_path, 0.01, compiled=False)]
+    assert [row.name.split(": ")[1] for row in rows] == [
+        f"{what}, float32 against eager {dtype}"
+        for what in ("UNet, batch 2", "image encoder there and back, 1 views")
+        for dtype in ("float32", "bfloat16")
+    ]
+    assert all(row.difference < (1e-4 if "eager float32" in row.name else 0.2) for row in rows)
+
+
+def test_fields_without_a_peer_are_told_from_those_with_one():
+    from experiments.torch_peers import renders
+
+    rendered = {one.name for one in presets.PRESETS if renders(one.config.scene.field)}
+    assert rendered == {"toybox", "quality"}
 
 
 @pytest.mark.parametrize(
