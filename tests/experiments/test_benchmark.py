@@ -29,25 +29,24 @@ def test_the_prior_and_its_peers_are_timed(tmp_path):
     shares = unet["flops_per_second"] / best[0], unet["bytes_per_second"] / best[1]
     assert unet["share"] == pytest.approx(max(shares))
     # What is compared is the same thing: PyTorch gives the same numbers.
-    compared = {row["name"].split(" ")[-1]: row for row in report["compared"]}
-    assert len(report["compared"]) == 4 and compared.pop("bfloat16")["difference"] < 0.1
-    assert all(row["difference"] < 1e-4 for row in compared.values())
-    assert all(len(row["ratios"]) >= 3 for row in report["compared"])
+    assert len(report["compared"]) == 3
+    for row in report["compared"]:
+        assert row["difference"] < (0.1 if "bfloat16" in row["name"] else 1e-4)
+        assert len(row["ratios"]) >= 3
     assert "of the nearest ceiling" in result.stdout and "PyTorch / here" in result.stdout
 
 
 def test_stable_diffusions_networks_are_those_of_diffusers(tmp_path):
     """With random weights of small configurations; PyTorch gives the same numbers."""
-    from experiments.torch_networks import compare_networks
+    from experiments.torch_networks import compare_networks, fastest_type
 
     save_stable_diffusion(tmp_path, "1.5")
     prior, params = load_prior("stable-diffusion", "a car", str(tmp_path))
     setting = Setting(presets.preset("fast-sd"), prior, params, "a car")
     rows = [*compare_networks(setting, tmp_path, 0.01, compiled=False)]
     assert [row.name.split(": ")[1] for row in rows] == [
-        f"{what}, float32 against eager {dtype}"
+        f"{what}, float32 against eager {str(fastest_type()).removeprefix('torch.')}"
         for what in ("UNet, batch 2", "image encoder there and back, 1 views")
-        for dtype in ("float32", "bfloat16")
     ]
     assert all(row.difference < (1e-4 if "eager float32" in row.name else 0.2) for row in rows)
 
