@@ -37,7 +37,14 @@ from dreamfusion_jax.devices import describe_devices
 from dreamfusion_jax.files import write_whole
 from dreamfusion_jax.priors.loading import load_prior
 from dreamfusion_jax.priors.toybox import SHIPPED
-from experiments.command_line import UsageError, one_line_errors, parsed, say, say_devices
+from experiments.command_line import (
+    UsageError,
+    as_program,
+    one_line_errors,
+    parsed,
+    say,
+    say_devices,
+)
 
 Part = Literal["scene", "prior", "optimizer", "step", "scenes", "latency"]
 
@@ -208,4 +215,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_program(main)

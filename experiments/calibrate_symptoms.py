@@ -25,7 +25,7 @@ from dreamfusion_jax.files import write_whole
 from dreamfusion_jax.priors import toybox
 from dreamfusion_jax.toybox.captions import caption
 from dreamfusion_jax.toybox.world import Scene
-from experiments.command_line import UsageError, one_line_errors, parsed, say
+from experiments.command_line import UsageError, as_program, one_line_errors, parsed, say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,4 +82,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_program(main)

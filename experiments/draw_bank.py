@@ -17,7 +17,7 @@ import tyro
 
 from dreamfusion_jax.toybox.bank import BankConfig, kinds_of, write_views
 from dreamfusion_jax.toybox.captions import Vocabulary
-from experiments.command_line import one_line_errors, say_devices
+from experiments.command_line import as_program, one_line_errors, say_devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,4 +57,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_program(main)

@@ -20,7 +20,7 @@ from dreamfusion_jax.evaluation.judge import SHIPPED
 from dreamfusion_jax.evaluation.measuring import load_jury
 from dreamfusion_jax.evaluation.objects import make_objects
 from dreamfusion_jax.evaluation.report import evaluate
-from experiments.command_line import one_line_errors, say, say_devices
+from experiments.command_line import as_program, one_line_errors, say, say_devices
 
 PROMPTS = (
     *("a red car", "a blue car", "a yellow duck", "a blue rocket"),
@@ -72,4 +72,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_program(main)

@@ -16,7 +16,7 @@ from dreamfusion_jax.caches import keep_compiled_programs
 from dreamfusion_jax.export.formats import save_mesh
 from dreamfusion_jax.export.mesh import MeshConfig
 from dreamfusion_jax.runs.trained_scene import TrainedScene
-from experiments.command_line import UsageError, one_line_errors, parsed, say
+from experiments.command_line import UsageError, as_program, one_line_errors, parsed, say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,4 +80,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_program(main)

@@ -12,7 +12,7 @@ import tyro
 
 from dreamfusion_jax.pages.gallery import write_gallery
 from experiments.again import command_of
-from experiments.command_line import one_line_errors, parsed, say
+from experiments.command_line import as_program, one_line_errors, parsed, say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,4 +34,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_program(main)

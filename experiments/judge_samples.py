@@ -26,7 +26,7 @@ from dreamfusion_jax.scene.views import FRAMINGS, VIEWS
 from dreamfusion_jax.toybox.bank import allowed_colours
 from dreamfusion_jax.toybox.captions import Description, Vocabulary, caption
 from dreamfusion_jax.toybox.world import CATEGORIES, HELD_OUT_MODIFIED, Scene
-from experiments.command_line import one_line_errors, say_devices
+from experiments.command_line import as_program, one_line_errors, say_devices
 
 TODAY, PAPER = "today's", "the paper's"
 _BATCH = 24
@@ -222,4 +222,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_program(main)

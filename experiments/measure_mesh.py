@@ -16,7 +16,7 @@ from dreamfusion_jax.evaluation.mesh_metrics import fidelity, read_mesh, shape
 from dreamfusion_jax.runs.files import MESH
 from dreamfusion_jax.runs.trained_scene import TrainedScene
 from dreamfusion_jax.toybox.captions import UnknownWordsError, Vocabulary
-from experiments.command_line import UsageError, one_line_errors, parsed, say
+from experiments.command_line import UsageError, as_program, one_line_errors, parsed, say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,4 +75,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_program(main)

@@ -23,7 +23,7 @@ from dreamfusion_jax.checks import SHARE
 from dreamfusion_jax.evaluation import r_precision
 from dreamfusion_jax.evaluation.r_precision import Kind, Row, ViewingConfig
 from dreamfusion_jax.files import write_whole
-from experiments.command_line import UsageError, one_line_errors, parsed, say
+from experiments.command_line import UsageError, as_program, one_line_errors, parsed, say
 from experiments.scoring import Scoring, ask
 
 
@@ -86,4 +86,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_program(main)

@@ -33,7 +33,7 @@ from dreamfusion_jax.runs.layout import load_layout, read_cameras
 from dreamfusion_jax.runs.trained_scene import TrainedScene
 from dreamfusion_jax.scene.camera import Camera, orbit
 from dreamfusion_jax.scene.paths import spiral
-from experiments.command_line import UsageError, one_line_errors, parsed, say
+from experiments.command_line import UsageError, as_program, one_line_errors, parsed, say
 
 Background = tuple[float, float, float] | Literal["none", "environment"]
 
@@ -204,4 +204,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_program(main)

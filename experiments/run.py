@@ -6,13 +6,11 @@ Everything goes to outputs/<prompt>-seed<seed>/. Stop with Ctrl-C at any time an
 with --resume and that folder. Many prompts and seeds: see `experiments.run_many`.
 """
 
-import contextlib
-import os
 import sys
 
 from dreamfusion_jax.caches import keep_compiled_programs
 from dreamfusion_jax.devices import initialize_hosts
-from experiments.command_line import UsageError, one_line_errors, say_devices
+from experiments.command_line import UsageError, as_program, one_line_errors, say_devices
 from experiments.run_options import parse
 
 
@@ -58,18 +56,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def program() -> None:
-    """Runs as a process of its own, which ends at once where only help was asked for.
-
-    To take down all that is imported lasts half as long as to import it.
-    """
-    try:
-        main()
-    except SystemExit as end:
-        if end.code:
-            raise
-        with contextlib.suppress(OSError):  # Nobody may be left to read it.
-            sys.stdout.flush()
-        os._exit(0)
+    """The console command `dreamfusion-jax`."""
+    as_program(main)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from dreamfusion_jax.evaluation.measuring import load_jury
 from dreamfusion_jax.evaluation.study import Change, study
 from dreamfusion_jax.scene.fields.density import LITERAL
 from dreamfusion_jax.schedules import Ramp
-from experiments.command_line import one_line_errors, say, say_devices
+from dreamfusion_jax.toybox.bank import SOFT_LIGHTING
+from experiments.command_line import as_program, one_line_errors, say, say_devices
 
 _SDS, _LOSSES, _TOYBOX = "train.distillation", "train.losses", presets.TOYBOX.train
 
@@ -62,6 +63,11 @@ _OF_PAPER: dict[str, Change] = {
     "guidance 100, clipped": {f"{_SDS}.guidance_weight": 100.0},
     "guidance 3, not clipped": {f"{_SDS}.clip_denoised": False},
     "a learned background": {"scene.background": presets.PAPER.scene.background},
+    "a learned background behind half of the views": {
+        "scene.background": presets.PAPER.scene.background,
+        "train.lighting.plain_backdrops": 0.5,
+    },
+    "lights that the prior was trained on": {"train.lighting": SOFT_LIGHTING},
     "the paper's rate": {"train.optimizer.learning_rate": 1e-4},
     "four views a step": {"train.views": 4},
     "a normal a sample": {"scene.sampling.normals": "sample"},
@@ -127,4 +133,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_program(main)

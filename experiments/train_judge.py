@@ -25,7 +25,7 @@ from dreamfusion_jax.evaluation.judge_exam import (
     rank_captions,
 )
 from dreamfusion_jax.evaluation.judge_training import train
-from experiments.command_line import one_line_errors, say, say_devices
+from experiments.command_line import as_program, one_line_errors, say, say_devices
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -45,4 +45,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_program(main)

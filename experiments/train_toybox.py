@@ -19,7 +19,7 @@ import tyro
 
 from dreamfusion_jax.toybox.training.data import SMALL, WHOLE, Settings
 from dreamfusion_jax.toybox.training.loop import Running, Training, open_folder
-from experiments.command_line import one_line_errors, say_devices
+from experiments.command_line import as_program, one_line_errors, say_devices
 
 PRESETS = {"whole": WHOLE, "small": SMALL}
 
@@ -94,4 +94,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_program(main)

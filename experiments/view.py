@@ -19,7 +19,7 @@ from dreamfusion_jax.runs.trained_scene import TrainedScene
 from dreamfusion_jax.viewer.painter import SIZES, Sizes
 from dreamfusion_jax.viewer.server import PORT
 from dreamfusion_jax.viewer.viewer import Viewer
-from experiments.command_line import UsageError, one_line_errors, parsed, say
+from experiments.command_line import UsageError, as_program, one_line_errors, parsed, say
 
 _POLL = 0.1
 """Seconds between two looks for a signal."""
@@ -71,4 +71,4 @@ def _read(runs: Sequence[Path]) -> dict[str, TrainedScene]:
 
 
 if __name__ == "__main__":
-    main()
+    as_program(main)

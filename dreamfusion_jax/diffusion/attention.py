@@ -14,6 +14,9 @@ from dreamfusion_jax.diffusion.layers import ACTIVATIONS, Dtype, GroupNorm, Laye
 
 ATTENTION_VARIABLE = "DREAMFUSION_JAX_ATTENTION"
 
+_FEW, _MOST = 2**18, 2**21
+"""Logits of a head: up to so many a CPU finds all heads' at once, and never more than so many."""
+
 
 def attend(
     query: Float[Array, "B N C"],
@@ -39,6 +42,9 @@ def attend(
         query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
     query, key, value = (x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value))
     plain = mask is None and bias is None
+    if plain and not causal and device.platform == "cpu" and query.shape[1] * key.shape[1] >= _FEW:
+        y = attend_in_pieces(query, key, value, scale=scale)
+        return y.reshape(*y.shape[:2], -1).astype(dtype)
     implementation = attention_implementation(query.dtype, query.shape[-1], plain, device)
     # JAX's function promotes half precision to float32 implicitly, which strict mode forbids.
     with jax.numpy_dtype_promotion("standard"):
@@ -53,6 +59,46 @@ def attend(
             implementation=implementation,
         )
     return y.reshape(*y.shape[:2], -1).astype(dtype)
+
+
+def attend_in_pieces(
+    query: Float[Array, "B N H D"],
+    key: Float[Array, "B M H D"],
+    value: Float[Array, "B M H D"],
+    *,
+    scale: float | None = None,
+    most: int = _MOST,
+) -> Float[Array, "B N H D"]:
+    """Attention one head and at most so many logits at a time, which stay in a CPU's cache.
+
+    At 64 x 64 pixels, 4,096 queries and keys, it takes a fifth of the time (docs/performance.md).
+
+    Args:
+        query: All of them.
+        key: All of them.
+        value: All of them.
+        scale: See `attend`.
+        most: Logits.
+    """
+    batch, count, heads, width = query.shape
+    factor = width**-0.5 if scale is None else scale
+    # As few as divide the queries evenly; one query a piece is always a way.
+    fits = (n for n in range(1, count) if count % n == 0 and count // n * key.shape[1] <= most)
+    pieces = next(fits, count)
+
+    def one(head: tuple[Array, Array, Array]) -> Array:
+        queries, keys, values = head
+
+        def some(queries: Array) -> Array:
+            logits = jnp.matmul(queries, keys.T, preferred_element_type=jnp.float32)
+            weights = jax.nn.softmax(factor * logits, axis=-1).astype(values.dtype)
+            return jnp.matmul(weights, values, preferred_element_type=jnp.float32)
+
+        return jax.lax.map(some, queries.reshape(pieces, -1, width)).reshape(count, width)
+
+    apart = (x.swapaxes(1, 2).reshape(batch * heads, -1, width) for x in (query, key, value))
+    y = jax.lax.map(one, tuple(apart)).astype(query.dtype)
+    return y.reshape(batch, heads, count, width).swapaxes(1, 2)
 
 
 def attention_implementation(

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import tyro
 
 from dreamfusion_jax.files import write_whole
-from experiments.command_line import say
+from experiments.command_line import as_program, say
 from experiments.figures import fig2, fig3, fig4, fig6, fig9, gallery, table1
 from experiments.figures.making import Making, run
 from experiments.scoring import Scoring
@@ -155,4 +155,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_program(main)

@@ -18,7 +18,7 @@ from dreamfusion_jax.looks.figures import save_figure, tiles
 from dreamfusion_jax.presets import changed
 from dreamfusion_jax.priors.loading import load_prior
 from dreamfusion_jax.priors.sampling import condition_of, sample
-from experiments.command_line import UsageError
+from experiments.command_line import UsageError, as_program
 from experiments.figures.making import Making, run
 
 
@@ -109,4 +109,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_program(main)

@@ -19,6 +19,7 @@ from dreamfusion_jax.distillation.showing import show_next
 from dreamfusion_jax.looks.figures import save_figure, tiles
 from dreamfusion_jax.looks.media import enlarge
 from dreamfusion_jax.runs.run import Run
+from experiments.command_line import as_program
 from experiments.figures.making import Making, run
 
 
@@ -69,4 +70,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_program(main)

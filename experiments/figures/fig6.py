@@ -19,6 +19,7 @@ from dreamfusion_jax.evaluation import r_precision
 from dreamfusion_jax.evaluation.r_precision import Kind, ViewingConfig
 from dreamfusion_jax.looks.figures import bars, save_figure, tiles
 from dreamfusion_jax.toybox.bank import NARROW_CAMERAS, WIDE_CAMERAS
+from experiments.command_line import as_program
 from experiments.figures.making import Making, run
 from experiments.scoring import Scoring, ask
 
@@ -109,4 +110,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_program(main)

@@ -18,7 +18,7 @@ from dreamfusion_jax.evaluation.truth_metrics import measure
 from dreamfusion_jax.looks.figures import save_figure, tiles
 from dreamfusion_jax.runs.run import load_finished
 from dreamfusion_jax.scene.camera import orbit
-from experiments.command_line import UsageError
+from experiments.command_line import UsageError, as_program
 from experiments.figures.making import Making, run
 
 _MEASURED = 64
@@ -81,4 +81,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_program(main)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from dreamfusion_jax.looks.figures import save_figure, tiles
 from dreamfusion_jax.runs.run import load_finished
 from dreamfusion_jax.scene.camera import orbit
+from experiments.command_line import as_program
 from experiments.figures.making import Making, run
 
 _AZIMUTHS = (30.0, 210.0)
@@ -79,4 +80,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_program(main)

@@ -22,7 +22,7 @@ from dreamfusion_jax.evaluation.judge import load_judge
 from dreamfusion_jax.evaluation.r_precision import Kind, Subject, ViewingConfig
 from dreamfusion_jax.files import write_whole
 from dreamfusion_jax.looks.figures import bars, save_figure
-from experiments.command_line import say
+from experiments.command_line import as_program, say
 from experiments.evaluate import PROMPTS
 from experiments.figures.making import Making, run
 from experiments.scoring import Scoring, ask
@@ -95,4 +95,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_program(main)
