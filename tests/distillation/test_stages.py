@@ -68,9 +68,10 @@ def test_priors_of_one_size_refuse_others():
 def test_half_of_the_views_have_a_plain_backdrop_in_the_backgrounds_place():
     config = TrainConfig(views=400, lighting=LightingConfig(plain_backdrops=0.5))
     keys = step_keys(jnp.array(0, jnp.uint32), jnp.array(3))
-    view = sample_view(keys, jnp.array(3), config)
+    draw = jax.jit(sample_view, static_argnums=2)
+    view = draw(keys, jnp.array(3), config)
     assert 160 < int(view.plain.sum()) < 240
-    usual = sample_view(keys, jnp.array(3), TrainConfig(views=400))
+    usual = draw(keys, jnp.array(3), TrainConfig(views=400))
     assert usual.plain is None
     np.testing.assert_array_equal(usual.backdrop, view.backdrop)
 
@@ -84,7 +85,7 @@ def test_what_is_seen_behind_nothing_is_the_backdrop_where_it_is_plain(own):
     backdrops = jnp.array([[0.1, 0.2, 0.3], [0.7, 0.8, 0.9]])
     view = View(cameras, light((2,)), backdrops, jnp.array([True, False]))
     when = {"variance": jnp.array(0.0), "key": None, "train_fraction": jnp.array(0.0)}
-    seen, directions = render_view(model, params, view, size=3, **when)
+    seen, directions = jax.jit(lambda: render_view(model, params, view, size=3, **when))()
     wanted = np.broadcast_to(backdrops[:, None, None], (2, 3, 3, 3)).copy()
     if background is not None:
         wanted[1] = background(
@@ -98,7 +99,7 @@ def test_what_is_seen_behind_nothing_is_the_backdrop_where_it_is_plain(own):
 def test_behind_latents_stands_a_plain_latent():
     config = TrainConfig(views=400, lighting=LightingConfig(plain_backdrops=0.5))
     keys = step_keys(jnp.array(0, jnp.uint32), jnp.array(3))
-    drawn = sample_view(keys, jnp.array(3), config, latent=True)
+    drawn = jax.jit(lambda: sample_view(keys, jnp.array(3), config, latent=True))()
     assert drawn.backdrop.shape == (400, 4) and 160 < int(drawn.plain.sum()) < 240
     view = jax.tree.map(lambda x: x[:6], drawn)
     model = scene(
@@ -106,7 +107,7 @@ def test_behind_latents_stands_a_plain_latent():
     )
     params = jax.jit(model.init)(jax.random.key(0))
     when = {"variance": jnp.array(0.0), "key": None, "train_fraction": jnp.array(0.0)}
-    seen = render_view(model, params, view, size=3, **when)[0].colour
+    seen = jax.jit(lambda: render_view(model, params, view, size=3, **when)[0].colour)()
     plain = np.asarray(view.plain)
     assert 0 < plain.sum() < 6
     wanted = np.broadcast_to(view.backdrop[:, None, None], seen.shape)

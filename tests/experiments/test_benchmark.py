@@ -36,6 +36,7 @@ def test_the_prior_and_its_peers_are_timed(tmp_path):
     assert "of the nearest ceiling" in result.stdout and "PyTorch / here" in result.stdout
 
 
+@pytest.mark.slow
 def test_stable_diffusions_networks_are_those_of_diffusers(tmp_path):
     """With random weights of small configurations; PyTorch gives the same numbers."""
     from experiments.torch_networks import compare_networks, fastest_type
