@@ -19,6 +19,9 @@ from dreamfusion_jax.toybox.world import UnknownNameError
 
 _T = TypeVar("_T")
 
+_BROKEN_PIPE = 128 + 13
+"""What shells make of SIGPIPE."""
+
 
 class UsageError(ValueError):
     """A request that cannot be carried out; the message is one line for the user."""
@@ -90,6 +93,9 @@ def one_line_errors() -> Iterator[None]:
     """
     try:
         yield
+    except BrokenPipeError:  # Whoever read the output has gone, as `head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(_BROKEN_PIPE) from None
     except OSError as error:
         reason = f"{error.strerror}: {error.filename}" if error.filename else str(error)
         _refuse(reason)

@@ -169,3 +169,17 @@ def test_help_is_readable() -> None:
     result = _command("--help")
     assert result.returncode == 0
     assert "--prompt" in result.stdout and "--train.distillation.guidance-weight" in result.stdout
+    assert not result.stderr
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    program = subprocess.Popen(
+        [sys.executable, "-m", "experiments.run", "--help"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert program.stdout is not None and program.stderr is not None
+    program.stdout.close()
+    assert program.stderr.read() == ""
+    assert program.wait() in (0, 141)  # Help may fit into what was read ahead.
