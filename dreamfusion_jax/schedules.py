@@ -4,8 +4,10 @@ Times are fractions of the run, so that a shorter or longer run has the same sch
 """
 
 import dataclasses
+import functools
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
@@ -52,3 +54,8 @@ class Ramp:
         if self.course == "geometric":
             return self.start * (self.end / self.start) ** share
         return self.start + (self.end - self.start) * share
+
+    @functools.partial(jax.jit, static_argnames=("self", "steps"))
+    def at_end(self, steps: int) -> Float[Array, ""]:
+        """The value after the last of so many steps, found in one program."""
+        return self(steps, steps)

@@ -65,7 +65,7 @@ class Arguments:
         scenes: How many scenes at once.
         seconds: To spend on each row, compilation aside.
         small: Small ceilings, which say little, for trying the program out.
-        compare: Another implementation, timed in turn. PyTorch compiles on a CPU for half an hour:
+        compare: Another implementation, timed in turn. PyTorch compiles for minutes on a CPU:
             "torch-eager" does without.
         output: The JSON file.
     """
@@ -178,9 +178,10 @@ def _compare(arguments: Arguments, settings: list[Setting]) -> list[Compared]:
 
 def _layout(arguments: Arguments, setting: Setting) -> Path | None:
     """The folder with the configurations of a prior's networks, if there is one at hand."""
-    given = arguments.configs or (arguments.weights and Path(arguments.weights))
-    folder = SHIPPED if setting.preset.prior == "toybox" and not arguments.weights else given
-    return Path(folder) if folder and (Path(folder) / "unet").is_dir() else None
+    weights, embedded = arguments.weights, setting.preset.prior == "toybox"
+    given = weights or SHIPPED if embedded else arguments.configs or weights
+    folder = None if given is None else Path(given)
+    return folder if folder and (folder / "unet").is_dir() else None
 
 
 def _report(rows: list[Measured], ceilings: Ceilings, compared: list[Compared]) -> dict[str, Any]:

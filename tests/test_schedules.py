@@ -60,3 +60,11 @@ def test_a_ramp_of_no_length_jumps():
 def test_what_is_no_ramp_is_refused(values, name):
     with pytest.raises(ValueError, match=f"^{name} of Ramp must be"):
         Ramp(*values)
+
+
+def test_at_the_end_stands_the_value_of_the_last_step():
+    for ramp, value in ((Ramp(5e-2, 2e-3, 1 / 3), 2e-3), (Ramp(4.0, 1.0, 1.0), 1.0)):
+        np.testing.assert_allclose(ramp.at_end(600), value, rtol=1e-6)
+    np.testing.assert_allclose(
+        Ramp(1e-2, 1e-6, 1.0, course="geometric").at_end(40), 1e-6, rtol=1e-5
+    )

@@ -15,7 +15,7 @@ from dreamfusion_jax.diffusion.layers import ACTIVATIONS, Dtype, GroupNorm, Laye
 ATTENTION_VARIABLE = "DREAMFUSION_JAX_ATTENTION"
 
 _FEW, _MOST = 2**18, 2**21
-"""Logits of a head: up to so many a CPU finds all heads' at once, and never more than so many."""
+"""Logits of a head: from so many on a CPU takes a head at a time, and at most so many at once."""
 
 
 def attend(

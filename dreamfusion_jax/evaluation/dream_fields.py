@@ -71,7 +71,7 @@ def make_baseline(
 
     state = iterate(advance, state, first=0, total=train.steps)
     about = {"prompt": prompt, "seed": str(seed), "preset": "dream fields"}
-    blur = train.variance(train.steps, train.steps)
+    blur = train.variance.at_end(train.steps)
     scene = TrainedScene(config.scene, state.params, blur, about=about)
     folder.mkdir(parents=True, exist_ok=True)
     scene.save(path)

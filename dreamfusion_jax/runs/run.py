@@ -304,7 +304,7 @@ class Run:
     def scene(self, state: TrainState) -> TrainedScene:
         """The scene of a state; it lives as long as the state, which the next step takes."""
         train = self.config.train
-        blur = jax.jit(train.variance, static_argnums=(0, 1))(train.steps, train.steps)
+        blur = train.variance.at_end(train.steps)
         return TrainedScene(
             self.config.scene, at_hand(state.params), blur, self._decoder, self.settings.about
         )

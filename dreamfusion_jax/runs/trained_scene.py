@@ -233,7 +233,7 @@ def load_scene(folder: Path, settings: RunSettings, decoder: Decoder | None = No
         params = checkpoints.restore_part(template, ".params")
     if model.latent and decoder is None:
         decoder = Decoder(*settings.load_prior())
-    blur = train.variance(train.steps, train.steps)
+    blur = train.variance.at_end(train.steps)
     return TrainedScene(model, params, blur, decoder, settings.about)
 
 
