@@ -109,19 +109,35 @@ def _convolve(
     """`jax.lax.conv_general_dilated`, as a product where the picture is very small."""
     if x.shape[1] * x.shape[2] > _FEW:
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **told)
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    size, (down, right) = kernel.shape[:2], strides
+    height, width, channels = x.shape[1:]
     rows, columns = (
-        (extent - taps) // step + 1
-        for extent, taps, step in zip(x.shape[1:3], size, strides, strict=True)
+        _taken(size, taps, step, around)
+        for size, taps, step, around in zip(
+            (height, width), kernel.shape[:2], strides, padding, strict=True
+        )
     )
-    patches = [
-        x[:, i : i + down * (rows - 1) + 1 : down, j : j + right * (columns - 1) + 1 : right]
-        for i, j in np.ndindex(*size)
-    ]
-    patches = jnp.concatenate(patches, axis=-1)
-    flat = kernel.reshape(-1, kernel.shape[-1])
-    return jnp.matmul(patches, flat, precision=told.get("precision"))
+    # Patches by a product with zeros and ones: a slice for each place of the kernel would be as
+    # many programs to compile, and one gather of all takes as long as the convolution.
+    taken = np.einsum("ihy,jwx->ijhwyx", rows, columns)
+    flat = x.reshape(len(x), height * width, channels)
+    patches = jnp.matmul(
+        jnp.asarray(taken.reshape(-1, height * width), x.dtype),
+        flat,
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    patches = patches.reshape(len(x), *taken.shape[:2], -1)
+    return jnp.matmul(
+        patches, kernel.reshape(-1, kernel.shape[-1]), precision=told.get("precision")
+    )
+
+
+def _taken(
+    size: int, taps: int, step: int, padding: tuple[int, int]
+) -> Float[np.ndarray, "out {taps} {size}"]:
+    """Which positions along an axis each place of a kernel reads, as ones: [out, taps, in]."""
+    first = np.arange(0, size + sum(padding) - taps + 1, step) - padding[0]
+    read = first[:, None] + np.arange(taps)
+    return (read[..., None] == np.arange(size)).astype(np.float32)
 
 
 def conv1x1(channels: int, name: str, dtype: Dtype) -> nn.Conv:

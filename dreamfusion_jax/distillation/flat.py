@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
+from dreamfusion_jax import draws
 from dreamfusion_jax.checks import POSITIVE, check_count, check_range
 from dreamfusion_jax.distillation.protocol import Carry, Distillation, add_noise, residual_loss
 from dreamfusion_jax.distillation.sds import Sds
@@ -158,7 +159,7 @@ def _step(
 
     def loss_fn(theta: Array, own) -> tuple[Array, object]:
         z = prior.encode_image(params, generator(theta))
-        noised = add_noise(prior.schedule, z, jax.random.normal(noise, z.shape), t)
+        noised = add_noise(prior.schedule, z, draws.normal(noise, z.shape), t)
         distilled = config.distillation(
             Carry(own, carry.memory), prior, params, noised, condition, own_key
         )

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, ScalarLike
 
+from dreamfusion_jax import draws
 from dreamfusion_jax.caches import QUICKLY_COMPILED
 from dreamfusion_jax.distillation.protocol import Carry, add_noise
 from dreamfusion_jax.distillation.train import (
@@ -87,7 +87,7 @@ def show(
     )
     prior = model.prior
     z = prior.encode_image(prior_params, rendering.colour)
-    noised = add_noise(prior.schedule, z, jax.random.normal(noise, z.shape), t)
+    noised = add_noise(prior.schedule, z, draws.normal(noise, z.shape), t)
     condition = prior.condition(text, view, config.prompts)
     eps_hat = config.distillation(carry, prior, prior_params, noised, condition, noise).eps_hat
     return Shown(

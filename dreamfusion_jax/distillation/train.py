@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, UInt32
 
+from dreamfusion_jax import draws
 from dreamfusion_jax.checks import NOT_NEGATIVE, SHARE, SettingError, check_count
 from dreamfusion_jax.distillation.losses import LossConfig, Regularizers, regularizers, weigh
 from dreamfusion_jax.distillation.optimizers import OptimizerConfig, make_optimizer
@@ -220,12 +221,14 @@ def render_view(
 ) -> tuple[Rendering, Float[Array, "V H W 3"]]:
     """Renders each view at the prior's size; also returns the ray directions."""
     rays = cast_rays(view.camera, size, size)
+    # Pixels in a row: XLA unrolls loops as short as the side of a picture.
+    row = jax.tree.map(lambda x: x.reshape(len(x), size * size, 3), rays)
     own = scene.background is not None and view.plain is None
     backdrop = None if own else view.backdrop
     rendering = render_rays(
         scene,
         params,
-        rays,
+        row,
         view.lighting,
         variance=variance,
         backdrop=backdrop,
@@ -233,6 +236,7 @@ def render_view(
         key=key,
         train_fraction=train_fraction,
     )
+    rendering = jax.tree.map(lambda x: x.reshape(len(x), size, size, *x.shape[2:]), rendering)
     return rendering, rays.direction
 
 
@@ -302,7 +306,7 @@ def train_step(
             train_fraction=step / config.steps,
         )
         z = model.prior.encode_image(prior_params, rendering.colour)
-        eps = _lay_out(jax.random.normal(keys["noise"], z.shape), mesh, "view")
+        eps = _lay_out(draws.normal(keys["noise"], z.shape), mesh, "view")
         noised = add_noise(model.prior.schedule, z, eps, t)
         carry = Carry(own, state.distillation.memory)
         distilled = config.distillation(

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from dreamfusion_jax import draws
 from dreamfusion_jax.caches import QUICKLY_COMPILED
 from dreamfusion_jax.distillation.protocol import add_noise
 from dreamfusion_jax.kept import kept
@@ -169,7 +170,7 @@ def _errors(
     def ask(time_and_key: tuple[Array, Array]) -> Array:
         time, noise = time_and_key
         t = jnp.full(z.shape[0], time)
-        noised = add_noise(prior.schedule, z, jax.random.normal(noise, z.shape), t)
+        noised = add_noise(prior.schedule, z, draws.normal(noise, z.shape), t)
         eps = predict(prior, params, noised.z_t, t, Condition(own, front))
         axes = tuple(range(1, z.ndim))
         both = (eps.conditional, eps.unconditional)

@@ -1,6 +1,7 @@
 """Looking at a scene: one pass over a view gives colour, shaded, textureless and normals."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +14,20 @@ from dreamfusion_jax.pytree import pytree, unstack
 from dreamfusion_jax.scene.box import Box
 from dreamfusion_jax.scene.camera import Camera
 from dreamfusion_jax.scene.fields.protocol import Params
-from dreamfusion_jax.scene.image import drawing_box, render_image
+from dreamfusion_jax.scene.image import drawing_box, render_pixels
 from dreamfusion_jax.scene.lighting import Lighting, headlight
 from dreamfusion_jax.scene.render import SceneModel
+
+_ROOM = 128 * 128
+"""One program draws every view of at most so many pixels."""
+
+_AT_ONCE = 2
+"""Views that are drawn at the same time."""
 
 
 @pytree
 class Looks:
-    """The same views, drawn four ways over a plain backdrop.
+    """The same views [*views, H, W], drawn four ways over a plain backdrop.
 
     Attributes:
         colour: Albedo, without shading; of a latent scene the decoded picture, cut out.
@@ -30,11 +37,11 @@ class Looks:
         opacity: Sum of the weights.
     """
 
-    colour: Float[Array, "*views H W 3"]
-    shaded: Float[Array, "*views H W 3"]
-    textureless: Float[Array, "*views H W 3"]
-    normals: Float[Array, "*views H W 3"]
-    opacity: Float[Array, "*views H W 1"]
+    colour: Float[Array | np.ndarray, "*pixels 3"]
+    shaded: Float[Array | np.ndarray, "*pixels 3"]
+    textureless: Float[Array | np.ndarray, "*pixels 3"]
+    normals: Float[Array | np.ndarray, "*pixels 3"]
+    opacity: Float[Array | np.ndarray, "*pixels 1"]
 
 
 def look(
@@ -60,61 +67,67 @@ def look(
         variance: lambda_Sigma of the finished scene.
         backdrop: Grey behind the object, in the place of the scene's own background.
         decoder: Makes pictures of latent scenes.
-        box: See `render_image`.
+        box: See `render_pixels`.
 
     Raises:
         ValueError: A latent scene without a decoder.
     """
-    picture = None
+    picture, count = None, size * size
+    room = max(count, _ROOM)
     if scene.latent:
         if decoder is None:
             raise ValueError("a latent scene is looked at through a decoder")
         seen = decode_view(decoder, scene, params, camera, variance=variance, box=box)
         picture = jax.image.resize(seen.picture, (size, size, 3), "linear")
-    return _look(
+        picture = np.pad(np.asarray(picture).reshape(count, 3), ((0, room - count), (0, 0)))
+    pixels = _look(
         scene,
         params,
         camera,
         lighting,
         picture,
         box,
-        size=size,
+        np.int32(size),
+        room=room,
         variance=variance,
         backdrop=backdrop,
     )
+    return jax.tree.map(lambda x: np.asarray(x)[:count].reshape(size, size, x.shape[-1]), pixels)
 
 
-@kept("scene", "size")
+@kept("scene", "room")
 def _look(
     scene: SceneModel,
     params: Params,
     camera: Camera,
     lighting: Lighting | None,
-    picture: Float[Array, "H W 3"] | None,
+    picture: Float[Array | np.ndarray, "{room} 3"] | None,
     box: Box | None,
+    size: ScalarLike,
     *,
-    size: int,
+    room: int,
     variance: Float[Array, ""],
     backdrop: ScalarLike,
 ) -> Looks:
-    """`look`, with the picture in the place of a latent scene's colours."""
+    """`look`, with the picture in the place of a latent scene's colours, pixel after pixel."""
     grey = jnp.full(3, backdrop)
     lighting = headlight(camera.position) if lighting is None else lighting
     # A normal at every sample, whatever training used: thin haze then blurs them little.
     sampling = dataclasses.replace(scene.sampling, normals="sample")
-    seen = render_image(
+    seen = render_pixels(
         dataclasses.replace(scene, sampling=sampling),
         params,
         camera,
         lighting,
         height=size,
         width=size,
+        room=room,
         variance=variance,
         backdrop=None if scene.latent else grey,
         box=box,
     )
     opacity = seen["opacity"]
-    behind = (1.0 - opacity) * grey[None, None]
+    behind = (1.0 - opacity) * grey[None]
     if picture is None:
         colour, shaded = seen["albedo"] + behind, seen["colour"]
     else:
@@ -139,10 +152,15 @@ def look_around(
     backdrop: ScalarLike,
     decoder: Decoder | None = None,
 ) -> Looks:
-    """`look` for each of [V] cameras and lights; one at a time, which bounds the memory."""
+    """`look` for each of [V] cameras and lights; two at a time, which bounds the memory.
+
+    One alone leaves a CPU's cores idle for a third of its time.
+    """
     box = drawing_box(scene, params, variance)
-    views = [
-        look(
+
+    def draw(view: tuple[Camera, Lighting | None]) -> Looks:
+        camera, light = view
+        return look(
             scene,
             params,
             camera,
@@ -153,7 +171,10 @@ def look_around(
             decoder=decoder,
             box=box,
         )
-        for camera, light in unstack((cameras, lighting))
-    ]
+
+    first, *others = unstack((cameras, lighting))
+    views = [draw(first)]  # Alone: it compiles what all share.
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        views += pool.map(draw, others)
     # Put together by NumPy: nothing is to be compiled for each number of views.
     return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *views)

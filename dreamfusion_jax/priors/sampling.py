@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from dreamfusion_jax import draws
 from dreamfusion_jax.flops import product_flops
 from dreamfusion_jax.priors.opened import OpenedPrior
 from dreamfusion_jax.priors.prior import (
@@ -91,7 +92,7 @@ class _Sampling:
         alpha, sigma = (f(times[i + 1]) for f in (schedule.alpha, schedule.sigma))
         share = 1.0 - (schedule.alpha(times[i]) / alpha) ** 2
         added = self.eta * sigma / schedule.sigma(times[i]) * jnp.sqrt(share)
-        fresh = jax.random.normal(jax.random.fold_in(key, i + 1), z.shape)
+        fresh = draws.normal(jax.random.fold_in(key, i + 1), z.shape)
         return alpha * x + jnp.sqrt(sigma**2 - added**2) * eps + added * fresh, x
 
     def _second_order(
@@ -176,7 +177,7 @@ def sample(
     if eta != 0.0 and solver != "ddim":
         raise ValueError(f"only the solver ddim adds noise, not {solver}")
     how = _Sampling(prior, steps, guidance_weight, clip_denoised, eta, solver)
-    noise = jax.random.normal(key, how.shape(params, condition.views))
+    noise = draws.normal(key, how.shape(params, condition.views))
     together = together or condition.views
     parts = []
     for first in range(0, condition.views, together):

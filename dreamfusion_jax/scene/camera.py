@@ -6,12 +6,14 @@ looks along its own -z with y up and x to the right (OpenGL). Angles are in radi
 
 import dataclasses
 import functools
+import math
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, ScalarLike
+from jaxtyping import Array, Float, Int, Key, ScalarLike
 
+from dreamfusion_jax import draws
 from dreamfusion_jax.checks import (
     NOT_NEGATIVE,
     POSITIVE,
@@ -20,7 +22,7 @@ from dreamfusion_jax.checks import (
     check_range,
     check_span,
 )
-from dreamfusion_jax.maths import safe_norm, safe_normalize
+from dreamfusion_jax.maths import expand_to, safe_norm, safe_normalize
 from dreamfusion_jax.pytree import pytree
 
 
@@ -142,17 +144,32 @@ def cast_rays(camera: Camera, height: int, width: int) -> Rays:
 
     Row 0 is the top of the image. A pixel is 1 / width image widths wide and high.
     """
-    x = (jnp.arange(0.0, width) + 0.5 - width / 2) / width
-    y = (height / 2 - jnp.arange(0.0, height) - 0.5) / width
-    z = -camera.focal[..., None, None]
-    plane = (*camera.focal.shape, height, width)
-    through = [jnp.broadcast_to(axis, plane) for axis in (x, y[:, None], z)]
-    through = jnp.stack(through, axis=-1)
+    return pixel_rays(camera, jnp.arange(width), jnp.arange(height)[:, None], height, width)
+
+
+def pixel_rays(
+    camera: Camera,
+    column: Int[Array, "*#pixels"],
+    row: Int[Array, "*#pixels"],
+    height: ScalarLike,
+    width: ScalarLike,
+) -> Rays:
+    """Rays through the centres of some pixels of an image: [*batch, *pixels]."""
+    column, row, height, width = (jnp.asarray(x, jnp.float32) for x in (column, row, height, width))
+    x = (column + 0.5 - width / 2) / width
+    y = (height / 2 - row - 0.5) / width
+    batch, pixels = camera.focal.shape, jnp.broadcast_shapes(x.shape, y.shape)
+    x, y = (jnp.broadcast_to(axis, pixels).reshape(-1) for axis in (x, y))
+    plane = (*batch, math.prod(pixels))
+    through = (jnp.broadcast_to(axis, plane) for axis in (x, y, -camera.focal[..., None]))
     # In full precision: accelerators would round the products to TF32 or bfloat16.
     direction = jnp.einsum(
-        "...ij,...hwj->...hwi", camera.rotation, through, precision=jax.lax.Precision.HIGHEST
-    )
-    origin = jnp.broadcast_to(camera.position[..., None, None, :], direction.shape)
+        "...ij,...pj->...pi",
+        camera.rotation,
+        jnp.stack(list(through), axis=-1),
+        precision=jax.lax.Precision.HIGHEST,
+    ).reshape(*batch, *pixels, 3)
+    origin = jnp.broadcast_to(expand_to(camera.position, direction.ndim, tail=1), direction.shape)
     return Rays(origin, safe_normalize(direction))
 
 
@@ -162,25 +179,20 @@ def sample_camera(key: Key[Array, ""], config: CameraConfig) -> Camera:
     Cameras uniform in area lie on the upper half-sphere, so that only those uniform in
     angle look from below the horizon.
     """
-    keys = dict(
-        zip(
-            ("elevation", "azimuth", "distance", "jitter", "target", "up", "focal"),
-            jax.random.split(key, 7),
-            strict=True,
-        )
-    )
-    focal = _uniform(keys["focal"], config.focal)
-    distance = _uniform(keys["distance"], config.distance)
+    elevation, *others = jax.random.split(key, 7)
+    drawn = draws.rows(jnp.stack([*others, *jax.random.split(elevation, 3)]), 3)
+    azimuth, distance, shift, aim, tilt, focal, *angles = drawn
+    focal = draws.between(focal[0], *config.focal)
+    distance = draws.between(distance[0], *config.distance)
     position = from_angles(
-        jax.random.uniform(keys["azimuth"], minval=-jnp.pi, maxval=jnp.pi),
-        _sample_elevation(keys["elevation"], config),
+        draws.between(azimuth[0], -jnp.pi, jnp.pi),
+        _elevation(*(row[0] for row in angles), config=config),
         distance * 2.0 * focal if config.relative else distance,
     )
-    jitter = config.position_jitter
-    position += jax.random.uniform(keys["jitter"], (3,), minval=-jitter, maxval=jitter)
+    position += draws.between(shift, -config.position_jitter, config.position_jitter)
     power = {"variance": 0.5, "std": 1.0}[config.gaussians]
-    target = config.look_at_std**power * jax.random.normal(keys["target"], (3,))
-    up = config.up_std**power * jax.random.normal(keys["up"], (3,)) + jnp.array([0.0, 0.0, 1.0])
+    target = config.look_at_std**power * draws.gaussian(aim)
+    up = config.up_std**power * draws.gaussian(tilt) + jnp.array([0.0, 0.0, 1.0])
     return Camera(position, look_at(position, target, up), focal)
 
 
@@ -200,21 +212,21 @@ def around(camera: Camera, count: int) -> Camera:
     )
 
 
-def _sample_elevation(key: Key[Array, ""], config: CameraConfig) -> Float[Array, ""]:
-    """Elevation uniform in angle or, with `area_probability`, uniform in area."""
-    choice_key, angle_key, area_key = jax.random.split(key, 3)
+def _elevation(
+    choice: Float[Array, ""],
+    angle: Float[Array, ""],
+    area: Float[Array, ""],
+    *,
+    config: CameraConfig,
+) -> Float[Array, ""]:
+    """Elevation uniform in angle or, with `area_probability`, in area, of numbers in [0, 1)."""
     low, high = jnp.deg2rad(jnp.array(config.elevation))
-    in_angle = jax.random.uniform(angle_key, minval=low, maxval=high)
+    in_angle = draws.between(angle, low, high)
     # The area of a zone of the sphere is proportional to its height, sin(elevation).
     # A range that is all below the horizon has no part in the half-sphere: take it whole.
     lowest = jnp.where(high > 0, jnp.maximum(low, 0.0), low)
-    in_area = jnp.arcsin(jax.random.uniform(area_key, minval=jnp.sin(lowest), maxval=jnp.sin(high)))
-    by_area = jax.random.bernoulli(choice_key, config.area_probability)
-    return jnp.where(by_area, in_area, in_angle)
-
-
-def _uniform(key: Key[Array, ""], bounds: tuple[float, float]) -> Float[Array, ""]:
-    return jax.random.uniform(key, minval=bounds[0], maxval=bounds[1])
+    in_area = jnp.arcsin(draws.between(area, jnp.sin(lowest), jnp.sin(high)))
+    return jnp.where(choice < config.area_probability, in_area, in_angle)
 
 
 @functools.partial(jax.jit, static_argnames="num_views")

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -148,48 +148,82 @@ def _encode_level(
     table: Float[Array, "rows F"], position: tuple[Float[Array, " P"], ...], resolution: int
 ) -> Float[Array, "P F"]:
     """Weighted sum of the 8 corners of each point's cell."""
-    cell, weight = [], []
+    cell, beyond = [], []
     for x in position:
         scaled = x * (resolution - 1)
         low = jnp.clip(jnp.floor(jax.lax.stop_gradient(scaled)), 0, resolution - 2)
         cell.append(low.astype(jnp.int32))
-        weight.append((1.0 - (scaled - low), scaled - low))
-    x, y, z = weight
+        beyond.append(scaled - low)
+    x, y, z = beyond
     if table.shape[0] == resolution**3:
         # Both ends of an edge along z in one row: half as many reads, and writes of gradients.
         ends = jnp.concatenate([table, jnp.roll(table, -1, axis=0)], axis=-1)
         first = (cell[0] * resolution + cell[1]) * resolution + cell[2]
-        rows = [first + (a * resolution + b) * resolution for a, b in _EDGES]
-        low, high = jnp.split(_add_rows(ends, rows, [x[a] * y[b] for a, b in _EDGES]), 2, axis=-1)
-        return z[0][:, None] * low + z[1][:, None] * high
-    weights = [x[a] * y[b] * z[c] for a, b, c in _CORNERS]
-    return _add_rows(table, _hashed_rows(cell, table.shape[0]), weights)
+        both = _add_rows(
+            ends,
+            len(first),
+            _EDGES,
+            lambda edge: first + (edge[0] * resolution + edge[1]) * resolution,
+            lambda edge: _side(x, edge[0]) * _side(y, edge[1]),
+        )
+        low, high = jnp.split(both, 2, axis=-1)
+        return (1.0 - z)[:, None] * low + z[:, None] * high
+    return _add_rows(
+        table,
+        len(x),
+        _CORNERS,
+        lambda corner: _hashed_row(cell, corner, table.shape[0]),
+        lambda corner: math.prod(map(_side, beyond, corner)),
+    )
 
 
-def _hashed_rows(cell: list[Int[Array, " P"]], rows: int) -> list[Int[Array, " P"]]:
-    """Table rows of the 8 corners on a level that is hashed (Instant-NGP, eq. 4)."""
+def _side(beyond: Float[Array, " P"], upper: Int[Array, ""]) -> Float[Array, " P"]:
+    """How much the lower or the upper end of a cell counts for points so far beyond the lower."""
+    return jnp.where(upper == 1, beyond, 1.0 - beyond)
+
+
+def _hashed_row(
+    cell: list[Int[Array, " P"]], corner: Int[Array, "3"], rows: int
+) -> Int[Array, " P"]:
+    """Table row of a corner on a level that is hashed (Instant-NGP, eq. 4)."""
     # The products wrap around at 2^32, as published.
     x, y, z = (
-        [(index + step).astype(jnp.uint32) * jnp.uint32(prime) for step in (0, 1)]
-        for index, prime in zip(cell, _HASH_PRIMES, strict=True)
+        (index + step).astype(jnp.uint32) * jnp.uint32(prime)
+        for index, step, prime in zip(cell, corner, _HASH_PRIMES, strict=True)
     )
-    return [((x[a] ^ y[b] ^ z[c]) % rows).astype(jnp.int32) for a, b, c in _CORNERS]
+    return ((x ^ y ^ z) % rows).astype(jnp.int32)
 
 
 def _add_rows(
-    table: Float[Array, "rows N"], rows: list[Int[Array, " P"]], weights: list[Float[Array, " P"]]
+    table: Float[Array, "rows N"],
+    count: int,
+    corners: tuple[tuple[int, ...], ...],
+    row: Callable[[Int[Array, " D"]], Int[Array, " P"]],
+    weight: Callable[[Int[Array, " D"]], Float[Array, " P"]],
 ) -> Float[Array, "P N"]:
-    """sum_k weights_k table[rows_k]; no row is past the table's ends."""
+    """sum_k weight_k table[row_k] over the corners of each point's cell.
 
-    def add(total: jax.Array, one: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        row, weight = one
+    Args:
+        table: Features.
+        count: P, of the points.
+        corners: Ends of the cell along each of D axes: 0 for the lower, 1 for the upper.
+        row: Of a corner. None is past the table's ends.
+        weight: Of a corner.
+    """
+
+    def term(corner: Int[Array, " D"]) -> Float[Array, "P N"]:
         # To look whether rows are negative would take as long as to read them.
-        read = table.at[row].get(mode="promise_in_bounds", wrap_negative_indices=False)
-        return total + weight[:, None] * read, None
+        at = row(corner)
+        read = table.at[at].get(mode="promise_in_bounds", wrap_negative_indices=False)
+        return weight(corner)[:, None] * read
 
-    # A loop on a CPU, because XLA would else work out the way from the camera to the row anew for
-    # each number that is read, which takes longer than all the rest of rendering.
+    def add(total: jax.Array, corner: jax.Array) -> tuple[jax.Array, None]:
+        return total + term(corner), None
+
+    # A loop on a CPU, because what goes into a loop is in memory: XLA would else work out the way
+    # from the camera to the row anew for each number that is read, which takes longer than all the
+    # rest of rendering.
     unroll = jax.default_backend() != "cpu"
-    total = jnp.zeros((rows[0].shape[0], table.shape[1]), table.dtype)
-    total, _ = jax.lax.scan(add, total, (jnp.stack(rows), jnp.stack(weights)), unroll=unroll)
-    return total
+    each = jnp.asarray(corners)
+    total = jnp.zeros((count, table.shape[1]), table.dtype)
+    return jax.lax.scan(add, total, each, unroll=unroll)[0]

@@ -4,16 +4,15 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, ScalarLike
 
 from dreamfusion_jax.scene.box import Box, filled_box
-from dreamfusion_jax.scene.camera import Camera, Rays, cast_rays
+from dreamfusion_jax.scene.camera import Camera, pixel_rays
 from dreamfusion_jax.scene.fields.protocol import Params
 from dreamfusion_jax.scene.lighting import Lighting
 from dreamfusion_jax.scene.render import SceneModel, behind, ray_bounds, render_rays
 
 
-@functools.partial(jax.jit, static_argnames=("model", "height", "width", "chunk"))
 def render_image(
     model: SceneModel,
     params: Params,
@@ -27,9 +26,7 @@ def render_image(
     box: Box | None = None,
     chunk: int = 512,
 ) -> dict[str, Float[Array, "H W _"]]:
-    """Renders one view of any size, `chunk` rays at a time.
-
-    Even samples are spread over the box that holds something, and rays beside it cost nothing.
+    """Renders one view of any size; see `render_pixels`.
 
     Args:
         model: The scene.
@@ -47,20 +44,85 @@ def render_image(
         "colour", "albedo" [H, W, C], "normal" [H, W, 3] and "light", "opacity", "depth"
         [H, W, 1].
     """
-    count = height * width
-    rays = jax.tree.map(lambda x: x.reshape(-1, 3), cast_rays(camera, height, width))
+    seen = render_pixels(
+        model,
+        params,
+        camera,
+        lighting,
+        height=height,
+        width=width,
+        room=height * width,
+        variance=variance,
+        backdrop=backdrop,
+        box=box,
+        chunk=chunk,
+    )
+    return {name: x.reshape(height, width, x.shape[-1]) for name, x in seen.items()}
+
+
+@functools.partial(jax.jit, static_argnames=("model", "room", "chunk"))
+def render_pixels(
+    model: SceneModel,
+    params: Params,
+    camera: Camera,
+    lighting: Lighting,
+    *,
+    height: ScalarLike,
+    width: ScalarLike,
+    room: int,
+    variance: Float[Array, ""],
+    backdrop: Float[Array, "3"] | None = None,
+    box: Box | None = None,
+    chunk: int = 512,
+) -> dict[str, Float[Array, "{room} _"]]:
+    """Renders one view, `chunk` rays at a time, by one program for all sizes that have room.
+
+    Even samples are spread over the box that holds something, and rays beside it cost nothing.
+
+    Args:
+        model: The scene.
+        params: Its parameters.
+        camera: One camera.
+        lighting: One light.
+        height: Of the image, pixels; need not be known when this is compiled.
+        width: Of the image, pixels; likewise.
+        room: For so many pixels.
+        variance: lambda_Sigma.
+        backdrop: See `render_rays`.
+        box: Of `drawing_box`, where it is known from another view; else it is found.
+        chunk: Rays at once; bounds the memory.
+
+    Returns:
+        As `render_image`, pixel after pixel; beyond those of the image it means nothing.
+    """
+    chunk = min(chunk, room)
+    index = jnp.arange(room)
+    rays = pixel_rays(camera, index % width, index // width, height, width)
     box = drawing_box(model, params, variance) if box is None else box
     near, far = ray_bounds(rays, model.sampling.radius, box)
-    # Those that miss come last, so that whole chunks of them can be left out.
-    order = jnp.argsort(near >= far)
-    padded = jnp.pad(order, (0, -count % min(chunk, count)), mode="edge")
+    hits = (near < far) & (index < height * width)
+    # Those that miss come last, and none of their chunks is drawn.
+    order = jnp.pad(jnp.argsort(~hits), (0, -room % chunk), mode="edge")
 
-    def draw(part: Rays, far: jax.Array) -> dict[str, jax.Array]:
-        del far
+    behind_all = behind(model, params, rays, backdrop)
+    none = jnp.zeros((room, 1))
+    colour = jnp.broadcast_to(behind_all, (room, behind_all.shape[-1]))
+    empty = {
+        "colour": colour,
+        "albedo": jnp.zeros_like(colour),
+        "normal": jnp.zeros_like(rays.direction),
+        "light": none,
+        "opacity": none,
+        "depth": far[:, None],
+    }
+
+    def draw(part: Int[Array, ""], image: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        at = jax.lax.dynamic_slice_in_dim(order, part * chunk, chunk)
+        some = jax.tree.map(lambda x: x[at], rays)
         seen = render_rays(
-            model, params, part, lighting, variance=variance, backdrop=backdrop, box=box
+            model, params, some, lighting, variance=variance, backdrop=backdrop, box=box
         )
-        return {
+        drawn = {
             "colour": seen.colour,
             "albedo": seen.albedo,
             "normal": seen.normal,
@@ -68,31 +130,10 @@ def render_image(
             "opacity": seen.opacity[:, None],
             "depth": seen.depth[:, None],
         }
+        return {name: image[name].at[at].set(drawn[name]) for name in image}
 
-    def leave_out(part: Rays, far: jax.Array) -> dict[str, jax.Array]:
-        colour = behind(model, params, part, backdrop)
-        colour = jnp.broadcast_to(colour, (*far.shape, colour.shape[-1]))
-        none, depth = jnp.zeros((*far.shape, 1)), far[:, None]
-        return {
-            "colour": colour,
-            "albedo": jnp.zeros_like(colour),
-            "normal": jnp.zeros_like(part.direction),
-            "light": none,
-            "opacity": none,
-            "depth": depth,
-        }
-
-    def one(index: Int[Array, " chunk"]) -> dict[str, jax.Array]:
-        part, end = jax.tree.map(lambda x: x[index], (rays, far))
-        return jax.lax.cond(jnp.any(near[index] < end), draw, leave_out, part, end)
-
-    images = jax.lax.map(one, padded.reshape(-1, min(chunk, count)))
-    # Where each pixel has come to.
-    place = jnp.zeros(count, jnp.int32).at[order].set(jnp.arange(count))
-    return {
-        name: image.reshape(-1, image.shape[-1])[place].reshape(height, width, -1)
-        for name, image in images.items()
-    }
+    parts = (jnp.sum(hits) + chunk - 1) // chunk
+    return jax.lax.fori_loop(0, parts, draw, empty)
 
 
 @functools.partial(jax.jit, static_argnames="model")

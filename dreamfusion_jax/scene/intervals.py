@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from dreamfusion_jax import draws
 from dreamfusion_jax.maths import expand_to
 
 _TINY = 1e-30
@@ -98,7 +99,7 @@ def resample(
         raise ValueError(f"resample needs at least 2 intervals, not {num}")
     edges, weights = jax.lax.stop_gradient((edges, weights))
     batch = edges.shape[:-1]
-    jitter = jnp.full(batch, 0.5) if key is None else jax.random.uniform(key, batch)
+    jitter = jnp.full(batch, 0.5) if key is None else draws.uniform(key, batch)
     rank = expand_to(jnp.arange(num, dtype=edges.dtype), edges.ndim, tail=1)
     below_one = 1.0 - jnp.finfo(edges.dtype).epsneg  # At 1 a trailing empty interval would count.
     quantile = jnp.minimum((rank + jitter[..., None]) / num, below_one)

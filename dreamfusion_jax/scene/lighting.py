@@ -1,11 +1,13 @@
 """Point lights, ambient light, and plain backdrops: what falls on a view but is not the scene."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, ScalarLike
 
+from dreamfusion_jax import draws
 from dreamfusion_jax.checks import NOT_NEGATIVE, POSITIVE, SHARE, check_range, check_span
 from dreamfusion_jax.maths import expand_to, safe_normalize
 from dreamfusion_jax.pytree import pytree
@@ -82,13 +84,12 @@ def sample_lighting(
         steps: Length of the run.
         config: The distribution.
     """
-    direction_key, distance_key, diffuse_key, texture_key = jax.random.split(key, 4)
-    direction = safe_normalize(camera_position + jax.random.normal(direction_key, (3,)))
-    near, far = config.distance
-    distance = jax.random.uniform(distance_key, minval=near, maxval=far)
-    lit = jax.random.bernoulli(diffuse_key, config.diffuse_probability)
+    aside, away, diffuse, bare = draws.rows(jax.random.split(key, 4), 3)
+    direction = safe_normalize(camera_position + draws.gaussian(aside))
+    distance = draws.between(away[0], *config.distance)
+    lit = diffuse[0] < config.diffuse_probability
     lit = lit & (jnp.asarray(step, jnp.float32) >= config.albedo_until * steps)
-    bare = jax.random.bernoulli(texture_key, config.textureless_probability)
+    bare = bare[0] < config.textureless_probability
     return Lighting(
         position=distance * direction,
         ambient=jnp.where(lit, config.ambient, 1.0),
@@ -140,9 +141,10 @@ def sample_backdrop(key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[A
     Departure: DreamFusion learns an environment map. Random plain backgrounds keep the
     object from hiding in its surroundings, and the embedded prior was trained on them.
     """
-    grey_key, tint_key = jax.random.split(key)
-    grey = jax.random.uniform(grey_key, (*shape, 1), minval=0.3, maxval=1.0)
-    tint = jax.random.uniform(tint_key, (*shape, 3), minval=-0.1, maxval=0.1)
+    count = math.prod(shape)
+    grey, tint = draws.rows(jax.random.split(key), 3 * count)
+    grey = draws.between(grey[:count], 0.3, 1.0).reshape(*shape, 1)
+    tint = draws.between(tint, -0.1, 0.1).reshape(*shape, 3)
     return jnp.clip(grey + tint, 0.0, 1.0)
 
 
