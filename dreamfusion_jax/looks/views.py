@@ -37,11 +37,11 @@ class Looks:
         opacity: Sum of the weights.
     """
 
-    colour: Float[Array | np.ndarray, "*pixels 3"]
-    shaded: Float[Array | np.ndarray, "*pixels 3"]
-    textureless: Float[Array | np.ndarray, "*pixels 3"]
-    normals: Float[Array | np.ndarray, "*pixels 3"]
-    opacity: Float[Array | np.ndarray, "*pixels 1"]
+    colour: Float[Array, "*pixels 3"]
+    shaded: Float[Array, "*pixels 3"]
+    textureless: Float[Array, "*pixels 3"]
+    normals: Float[Array, "*pixels 3"]
+    opacity: Float[Array, "*pixels 1"]
 
 
 def look(
@@ -92,7 +92,12 @@ def look(
         variance=variance,
         backdrop=backdrop,
     )
-    return jax.tree.map(lambda x: np.asarray(x)[:count].reshape(size, size, x.shape[-1]), pixels)
+
+    def picture_of(x: jax.Array) -> jax.Array:
+        # Cut by NumPy, for which nothing has to be compiled for each size.
+        return jnp.asarray(np.asarray(x)[:count].reshape(size, size, x.shape[-1]))
+
+    return jax.tree.map(picture_of, pixels)
 
 
 @kept("scene", "room")

@@ -173,7 +173,7 @@ def _encode_level(
         len(x),
         _CORNERS,
         lambda corner: _hashed_row(cell, corner, table.shape[0]),
-        lambda corner: math.prod(map(_side, beyond, corner)),
+        lambda corner: _side(x, corner[0]) * _side(y, corner[1]) * _side(z, corner[2]),
     )
 
 
