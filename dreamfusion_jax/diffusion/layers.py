@@ -5,6 +5,7 @@ dots, is the name of a tensor in a checkpoint (see `weights.py`).
 """
 
 import functools
+import itertools
 from typing import Any
 
 import flax.linen as nn
@@ -110,19 +111,14 @@ def _convolve(
     if x.shape[1] * x.shape[2] > _FEW:
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **told)
     height, width, channels = x.shape[1:]
-    rows, columns = (
-        _taken(size, taps, step, around)
-        for size, taps, step, around in zip(
-            (height, width), kernel.shape[:2], strides, padding, strict=True
-        )
-    )
+    axes = zip((height, width), kernel.shape[:2], strides, padding, strict=True)
+    rows, columns = itertools.starmap(_taken, axes)
     # Patches by a product with zeros and ones: a slice for each place of the kernel would be as
     # many programs to compile, and one gather of all takes as long as the convolution.
     taken = np.einsum("ihy,jwx->ijhwyx", rows, columns)
-    flat = x.reshape(len(x), height * width, channels)
     patches = jnp.matmul(
         jnp.asarray(taken.reshape(-1, height * width), x.dtype),
-        flat,
+        x.reshape(len(x), height * width, channels),
         precision=jax.lax.Precision.HIGHEST,
     )
     patches = patches.reshape(len(x), *taken.shape[:2], -1)

@@ -82,10 +82,10 @@ def entropy_loss(opacity: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
 
 def regularizers(rendering: Rendering, direction: Float[Array, "*batch 3"]) -> Regularizers:
     """Every regularizer of a rendering, a mean over its rays."""
-    batch = direction.shape[:-1]
+    axes = direction.ndim - 1
     # In a row: XLA unrolls loops as short as the side of a picture.
     rendering, direction = jax.tree.map(
-        lambda x: x.reshape(-1, *x.shape[len(batch) :]), (rendering, direction)
+        lambda x: x.reshape(-1, *x.shape[axes:]), (rendering, direction)
     )
     interlevel = sum(
         (

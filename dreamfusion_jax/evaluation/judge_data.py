@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dreamfusion_jax import draws
 from dreamfusion_jax.evaluation.judge import JudgeConfig
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.scene.views import VIEWS
@@ -235,5 +236,5 @@ def augment(key: jax.Array, images: jax.Array) -> jax.Array:
     gain = jax.random.uniform(keys[1], (count, 1, 1, 3), minval=0.9, maxval=1.1)
     offset = jax.random.uniform(keys[2], (count, 1, 1, 3), minval=-0.05, maxval=0.05)
     strength = jax.random.uniform(keys[3], (count, 1, 1, 1), maxval=0.06)
-    noise = jax.random.normal(keys[4], images.shape)
+    noise = draws.normal(keys[4], images.shape)
     return jnp.clip(gain * images + offset + strength * noise, 0.0, 1.0)

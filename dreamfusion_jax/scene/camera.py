@@ -161,12 +161,12 @@ def pixel_rays(
     batch, pixels = camera.focal.shape, jnp.broadcast_shapes(x.shape, y.shape)
     x, y = (jnp.broadcast_to(axis, pixels).reshape(-1) for axis in (x, y))
     plane = (*batch, math.prod(pixels))
-    through = (jnp.broadcast_to(axis, plane) for axis in (x, y, -camera.focal[..., None]))
+    through = [jnp.broadcast_to(axis, plane) for axis in (x, y, -camera.focal[..., None])]
     # In full precision: accelerators would round the products to TF32 or bfloat16.
     direction = jnp.einsum(
         "...ij,...pj->...pi",
         camera.rotation,
-        jnp.stack(list(through), axis=-1),
+        jnp.stack(through, axis=-1),
         precision=jax.lax.Precision.HIGHEST,
     ).reshape(*batch, *pixels, 3)
     origin = jnp.broadcast_to(expand_to(camera.position, direction.ndim, tail=1), direction.shape)

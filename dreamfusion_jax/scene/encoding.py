@@ -211,19 +211,14 @@ def _add_rows(
         weight: Of a corner.
     """
 
-    def term(corner: Int[Array, " D"]) -> Float[Array, "P N"]:
-        # To look whether rows are negative would take as long as to read them.
-        at = row(corner)
-        read = table.at[at].get(mode="promise_in_bounds", wrap_negative_indices=False)
-        return weight(corner)[:, None] * read
-
     def add(total: jax.Array, corner: jax.Array) -> tuple[jax.Array, None]:
-        return total + term(corner), None
+        # To look whether rows are negative would take as long as to read them.
+        read = table.at[row(corner)].get(mode="promise_in_bounds", wrap_negative_indices=False)
+        return total + weight(corner)[:, None] * read, None
 
     # A loop on a CPU, because what goes into a loop is in memory: XLA would else work out the way
     # from the camera to the row anew for each number that is read, which takes longer than all the
     # rest of rendering.
     unroll = jax.default_backend() != "cpu"
-    each = jnp.asarray(corners)
     total = jnp.zeros((count, table.shape[1]), table.dtype)
-    return jax.lax.scan(add, total, each, unroll=unroll)[0]
+    return jax.lax.scan(add, total, jnp.asarray(corners), unroll=unroll)[0]

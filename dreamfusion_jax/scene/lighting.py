@@ -152,4 +152,4 @@ def sample_latent_backdrop(
     key: Key[Array, ""], shape: tuple[int, ...] = ()
 ) -> Float[Array, "*shape 4"]:
     """A plain background of latents, which are about as often as large as these: N(0, 1)."""
-    return jax.random.normal(key, (*shape, LATENT_CHANNELS))
+    return draws.normal(key, (*shape, LATENT_CHANNELS))

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8, UInt32
 
+from dreamfusion_jax import draws
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.scene.views import (
     FRAMINGS,
@@ -329,7 +330,7 @@ def paint(paints: Paints) -> Float[Array, "B H W 3"]:
     images = _blurred(images, jnp.asarray(paints.blur))
     gain, wash, noise = (v[:, None, None, None] for v in (paints.gain, paints.wash, paints.noise))
     images = gain * ((1 - wash) * images + wash)
-    noise = noise * jax.random.normal(jax.random.key(paints.seed), images.shape)
+    noise = noise * draws.normal(jax.random.key(paints.seed), images.shape)
     return jnp.clip(images + noise, 0.0, 1.0)
 
 
