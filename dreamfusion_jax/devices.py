@@ -23,6 +23,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dreamfusion_jax.checks import check_count
+from dreamfusion_jax.cores import usable_cores
 
 _T = TypeVar("_T")
 
@@ -75,15 +76,13 @@ def describe_devices() -> str:
         hint = f"; JAX_PLATFORMS={asked} asks for it" if asked else ""
         raise DeviceError(f"JAX cannot be started: {reason}{hint}") from error
     device = devices[0]
-    count = f"{len(devices)} x " if len(devices) > 1 else ""
     if device.platform == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        name = f"CPU with {cores} cores"
+        name = f"CPU with {usable_cores()} cores"
     else:
-        name = device.device_kind
+        name = (f"{len(devices)} x " if len(devices) > 1 else "") + device.device_kind
     memory = device_memory(device)
     size = "" if memory is None else f", {memory / 2**30:.1f} GiB"
-    return f"{count}{name}{size}; pretrained networks compute in {compute_dtype(device).name}"
+    return f"{name}{size}; pretrained networks compute in {compute_dtype(device).name}"
 
 
 def device_memory(device: Any = None) -> int | None:
@@ -366,10 +365,18 @@ def replicate(tree: _T, mesh: Mesh) -> _T:
 
 
 def at_hand(tree: _T) -> _T:
-    """Arrays that all hosts hold a copy of as this host's own; all others as they are."""
-    return jax.tree.map(
-        lambda leaf: leaf if leaf.is_fully_addressable else leaf.addressable_data(0), tree
-    )
+    """Arrays as this host's first device has them, if every device has a copy of all of them.
+
+    What is asked about them is then done once, and not again by every device. Where one of them is
+    cut up, all stay as they are, so that they can be used together.
+    """
+    if not all(leaf.is_fully_replicated for leaf in jax.tree.leaves(tree) if _spread(leaf)):
+        return tree
+    return jax.tree.map(lambda x: x.addressable_data(0) if _spread(x) else x, tree)
+
+
+def _spread(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
 
 
 def agreed(ask: Callable[[], int], every: int = 10) -> Callable[[], int]:

@@ -132,6 +132,16 @@ def _write(path: Path, held: Any) -> None:
             excess -= size
 
 
+def _devices(leaf: Any) -> int:
+    """How many devices share an array, or have a copy each."""
+    return len(leaf.sharding.device_set) if isinstance(leaf, jax.Array) else 1
+
+
+def _kind(leaf: Any) -> tuple[Hashable, ...]:
+    """What a program depends on of an argument: its shape, type, and how devices share it."""
+    return jax.typeof(leaf), leaf.sharding if _devices(leaf) > 1 else None
+
+
 class Kept(Generic[_P, _R]):
     """A jitted function whose traces are kept on disk. Made by `kept`."""
 
@@ -159,11 +169,10 @@ class Kept(Generic[_P, _R]):
         leaves, tree = jax.tree.flatten(arrays)
         folder = _folder()
         within = any(isinstance(leaf, Tracer) for leaf in leaves)
-        # What an exported program gives is bound to its device; among several, JAX's own is not.
-        if folder is None or within or jax.device_count() > 1:
+        if folder is None or within or jax.process_count() > 1:
             return self.jitted(*args, **named)
         static = {name: value for name, value in given.items() if name in self._static}
-        key = (*static.items(), tree, *map(jax.typeof, leaves), _ways())
+        key = (*static.items(), tree, *map(_kind, leaves), _ways())
         if key not in self._programs:
             self._programs[key] = self._program(folder, static, arrays)
         return self._programs[key](arrays)
@@ -186,7 +195,7 @@ class Kept(Generic[_P, _R]):
         """The function for some settings and shapes, its trace read or made."""
         leaves, tree = jax.tree.flatten(arrays)
         try:
-            shapes = [str(jax.typeof(leaf)) for leaf in leaves]
+            shapes = [str(_kind(leaf)) for leaf in leaves]
             what = described([self._function, static, str(tree), shapes])
             path = folder / _file_name(self._function.__name__.strip("_"), what)
             function = functools.partial(self._traced, **static)
@@ -208,7 +217,8 @@ def _trace(function: Callable[..., Any], arrays: dict[str, Any]) -> tuple[bytear
     """A function's exported trace, and its result with a number for each array.
 
     Raises:
-        ValueError, NotImplementedError: It has operations that cannot be kept.
+        ValueError, NotImplementedError: It has operations that cannot be kept, or is for other
+            devices than those that the arrays are on.
     """
     leaves, tree = jax.tree.flatten(arrays)
     out = []
@@ -218,17 +228,20 @@ def _trace(function: Callable[..., Any], arrays: dict[str, Any]) -> tuple[bytear
         out.append(structure)
         return result
 
-    traced = bytearray(export.export(jax.jit(flat))(*leaves).serialize())
+    traced = export.export(jax.jit(flat))(*leaves)
+    if traced.nr_devices != max(map(_devices, leaves), default=1):
+        raise ValueError(f"{traced.nr_devices} devices cannot be found from the arrays")
     (structure,) = out
-    return traced, jax.tree.unflatten(structure, range(structure.num_leaves))
+    return traced.serialize(), jax.tree.unflatten(structure, range(structure.num_leaves))
 
 
 def kept(
     *static: str, donate: str | None = None, **how: Any
 ) -> Callable[[Callable[_P, _R]], Kept[_P, _R]]:
-    """Jits a function whose traces are kept on disk, where there is a single device.
+    """Jits a function whose traces are kept on disk, where there is a single host.
 
-    No result is weakly typed.
+    No result is weakly typed, and all are bound to the devices that they are on: what is to be used
+    beside arrays on several, `devices.replicate` puts there.
 
     Args:
         static: Names of its static arguments. They are part of what a trace is found by: where

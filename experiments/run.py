@@ -9,6 +9,7 @@ with --resume and that folder. Many prompts and seeds: see `experiments.run_many
 import sys
 
 from dreamfusion_jax.caches import keep_compiled_programs
+from dreamfusion_jax.cores import split_cores
 from dreamfusion_jax.devices import initialize_hosts
 from experiments.command_line import UsageError, as_program, one_line_errors, say_devices
 from experiments.run_options import parse
@@ -39,8 +40,9 @@ def main(argv: list[str] | None = None) -> None:
         from dreamfusion_jax.runs.hosts import is_writer
         from experiments.run_many import make_many
         from experiments.run_one import check_watching, make_one
-        from experiments.splitting import asked_split
+        from experiments.splitting import asked_split, views_for_cores
 
+        split_cores(views_for_cores(arguments))
         _join(arguments.hosts)
         if arguments.compilation_cache:
             keep_compiled_programs()

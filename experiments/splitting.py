@@ -7,9 +7,13 @@ from jax.sharding import Mesh
 
 from dreamfusion_jax.devices import Split, choose_split, device_memory, make_mesh
 from dreamfusion_jax.pytree import tree_bytes
+from dreamfusion_jax.runs.checkpoint import load_config
 from dreamfusion_jax.runs.run import LoadedPrior, Say
-from dreamfusion_jax.runs.settings import RunSettings
-from experiments.run_options import SplitOptions
+from dreamfusion_jax.runs.settings import RunSettings, read_settings
+from experiments.run_options import Arguments, SplitOptions, settings_of
+
+_SMALL = ("toybox", "oracle")
+"""Priors whose networks do not fill the cores of a CPU."""
 
 
 def asked_split(options: SplitOptions, views: int, scenes: int) -> Split | None:
@@ -27,6 +31,24 @@ def asked_split(options: SplitOptions, views: int, scenes: int) -> Split | None:
         if number % axis:
             raise ValueError(f"{number} {name}s cannot be shared by {axis} equal parts")
     return split
+
+
+def views_for_cores(arguments: Arguments) -> int:
+    """Views of a step that the cores of a CPU may share; 1 where they had better not.
+
+    The networks of the priors that come with the package are small. Others fill all cores, and
+    each device would hold a copy of their weights. Scenes of a batch fill the cores as well.
+
+    Raises:
+        CheckpointError: The folder to go on with is missing or not a run's.
+    """
+    if arguments.many or arguments.hosts or arguments.split != SplitOptions():
+        return 1
+    if arguments.resume is None:
+        settings = settings_of(arguments)
+    else:
+        settings = read_settings(load_config(arguments.resume), arguments.resume)
+    return settings.config.train.views if settings.prior in _SMALL else 1
 
 
 def chosen_mesh(

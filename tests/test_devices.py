@@ -14,7 +14,7 @@ import pytest
 from helpers.tiny import SCHEDULE
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dreamfusion_jax import devices
+from dreamfusion_jax import devices, kept
 from dreamfusion_jax.checks import SettingError
 from dreamfusion_jax.devices import Split
 from dreamfusion_jax.distillation.adam import AdamConfig
@@ -27,6 +27,7 @@ from dreamfusion_jax.distillation.train import (
 )
 from dreamfusion_jax.priors.prior import GaussianPrior
 from dreamfusion_jax.priors.prompts import Text
+from dreamfusion_jax.runs.checkpoint import Checkpointer
 from dreamfusion_jax.scene.fields.mlp import MlpField
 from dreamfusion_jax.scene.render import SamplingConfig, SceneModel
 
@@ -118,8 +119,9 @@ def assert_near(leaves, others):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
-def compare_eight_devices_with_one():
+def compare_eight_devices_with_one(folder):
     assert jax.device_count() == 8
+    look_at_what_is_spread(pathlib.Path(folder))
     single, residuals, work = train(None)
     fresh = jax.tree.leaves(init_state(MODEL, CONFIG, 0).params)
     moved = max(np.abs(a - b).max() for a, b in zip(single, fresh, strict=True))
@@ -132,6 +134,47 @@ def compare_eight_devices_with_one():
     scenes = train_many(devices.make_mesh(split=Split(scene=8)))
     assert_near([leaf[0] for leaf in scenes], single)
     assert_near(train_many(devices.make_mesh(split=Split(2, 2, 2))), scenes)
+
+
+def look_at_what_is_spread(folder):
+    """Copies are at hand, what is cut up stays; a checkpoint holds both."""
+    whole, cut = (devices.make_mesh(split=split) for split in (Split(view=8), Split(model=8)))
+    copies = devices.replicate({"a": jnp.arange(8.0)}, whole)
+    parts = devices.spread_weights(PRIOR_PARAMS, cut)
+    (own,) = jax.tree.leaves(devices.at_hand((copies, np.ones(2), None))[0])
+    assert own.devices() == {jax.devices()[0]}
+    np.testing.assert_array_equal(own, np.arange(8.0))
+    for before, after in zip(parts.values(), devices.at_hand(parts).values(), strict=True):
+        assert before is after
+    with Checkpointer(folder / "saved") as checkpoints:
+        checkpoints.save(1, {"params": copies, "kernel": parts["kernel"]})
+    keep_for_several_devices(folder / "whole", whole)
+
+
+def keep_for_several_devices(folder, mesh):
+    """The trace of a function that devices share is found by another program."""
+    kept._folder = lambda: folder
+    traced = []
+
+    def add(total, x, *, mesh):
+        traced.append(mesh)
+        x = jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec("view")))
+        total = total + jnp.sum(x**2)
+        return jax.lax.with_sharding_constraint(total, NamedSharding(mesh, PartitionSpec()))
+
+    add.__module__, add.__qualname__ = "dreamfusion_jax.tests", "add"
+    x = np.arange(16.0, dtype=np.float32)
+    for _ in range(2):
+        function = kept.kept("mesh", donate="total")(add)
+        total = devices.replicate(jnp.float32(1.0), mesh)
+        for _ in range(3):
+            total = function(total, devices.replicate(x, mesh), mesh=mesh)
+        assert len(total.devices()) == 8
+        np.testing.assert_allclose(total, 1.0 + 3 * np.sum(x**2))
+    assert len(traced) == 1
+    # Of which devices, the arrays do not tell: it is as JAX has it.
+    total = kept.kept("mesh", donate="total")(add)(jnp.float32(1.0), x, mesh=mesh)
+    assert len(total.devices()) == 8 and len(list(folder.iterdir())) == 1
 
 
 def train_on_two_hosts(output):
@@ -156,10 +199,19 @@ def start(function, *arguments, device_count, first=""):
     )
 
 
-def test_eight_devices_make_the_same_scenes_as_one_along_every_axis():
-    program = start("compare_eight_devices_with_one", device_count=8)
+def test_eight_devices_make_the_same_scenes_as_one_along_every_axis(tmp_path):
+    program = start("compare_eight_devices_with_one", str(tmp_path), device_count=8)
     output, _ = program.communicate(timeout=600)
     assert program.returncode == 0, output
+    # What many devices have saved, one can read.
+    with Checkpointer(tmp_path / "saved") as checkpoints:
+        shapes = jax.eval_shape(
+            lambda: {"params": {"a": jnp.zeros(8)}, "kernel": PRIOR_PARAMS["kernel"]}
+        )
+        whole = checkpoints.restore(shapes)
+        part = checkpoints.restore_part(shapes["params"], "['params']")
+    np.testing.assert_array_equal(whole["kernel"], PRIOR_PARAMS["kernel"])
+    np.testing.assert_array_equal(part["a"], np.arange(8.0))
 
 
 @pytest.mark.slow
@@ -213,7 +265,9 @@ def test_devices_are_described_and_choose_the_type(at_hand, dtype, said, monkeyp
     line = devices.describe_devices()
     assert said in line and line.endswith(f"compute in {dtype}") and "\n" not in line
     monkeypatch.setattr(jax, "devices", lambda: 4 * [at_hand])
-    assert devices.describe_devices().startswith("4 x ")
+    # The devices of a CPU are the same cores.
+    four = line if at_hand.platform == "cpu" else f"4 x {line}"
+    assert devices.describe_devices() == four
 
 
 def test_an_accelerator_that_is_not_used_is_told(tmp_path, monkeypatch):

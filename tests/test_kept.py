@@ -304,8 +304,8 @@ def test_the_folder_is_beside_jaxs_own(monkeypatch):
         jax.config.update("jax_compilation_cache_dir", usual)
 
 
-def test_among_several_devices_it_is_as_jit_has_it(folder, monkeypatch):
-    monkeypatch.setattr(jax, "device_count", lambda: 2)
+def test_among_several_hosts_it_is_as_jit_has_it(folder, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
     found = fresh()(X, PARTS)
     assert not any(leaf.committed for leaf in jax.tree.leaves(found))
     assert not folder.exists()

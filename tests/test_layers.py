@@ -11,7 +11,7 @@ PACKAGE = "dreamfusion_jax"
 ROOT = pathlib.Path(__file__).parent.parent / PACKAGE
 
 FLOORS = [
-    ["pytree", "maths", "draws", "caches", "checks", "files", "flops"],
+    ["pytree", "maths", "draws", "caches", "checks", "cores", "files", "flops"],
     ["described"],
     ["kept"],
     ["schedules", "devices"],

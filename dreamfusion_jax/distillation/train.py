@@ -281,7 +281,7 @@ def train_step(
         model: Scene and prior.
         config: Settings.
         mesh: Devices that share the views, as in the paper, and perhaps the prior's weights
-            (see `devices.make_mesh`).
+            (see `devices.make_mesh`); `devices.replicate` puts the other arguments on them.
 
     Returns:
         The next state and scalar metrics. "finite" is 0 where the loss or the gradient is

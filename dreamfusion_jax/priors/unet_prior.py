@@ -1,6 +1,7 @@
 """What the priors with a UNet share, embedded or pretrained."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -51,7 +52,13 @@ class UNetPrior:
     ) -> Float[Array, "V h w C"]:
         """The noise in z_t, float32; channels beyond those of z, a learned variance, are left."""
         index = self.schedule.timestep(t).astype(jnp.float32)
-        output = self.unet.apply({"params": params["unet"]}, z, index, embedding)
+        output = _apply(self.unet, params["unet"], z, index, embedding)
         assert isinstance(output, jax.Array)
         output = output[..., : z.shape[-1]].astype(jnp.float32)
         return self.schedule.eps_from_output(output, z, t)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(unet: UNet2DConditionModel, params: PriorParams, *inputs: Any) -> Any:
+    """The UNet's output; jitted, so that it is traced once for all the programs that ask it."""
+    return unet.apply({"params": params}, *inputs)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
 
 from dreamfusion_jax.files import write_whole
 
@@ -185,10 +186,7 @@ class Checkpointer:
         template = _flatten(template_state)
         saved = self._read(step, lambda: self._manager.item_metadata(step).tree)
         self._check_fit(step, saved, template)
-        arrays = self._read(
-            step, lambda: self._manager.restore(step, args=_orbax().args.StandardRestore(template))
-        )
-        return _unflatten(arrays, template_state)
+        return _unflatten(self._arrays(step, template), template_state)
 
     def restore_newest(self, template_state: _State) -> tuple[_State, str]:
         """The newest state that can be read; damaged ones are put aside.
@@ -228,10 +226,24 @@ class Checkpointer:
         part = {prefix + name: leaf for name, leaf in _flatten(template).items()}
         self._check_fit(step, {k: v for k, v in saved.items() if k.startswith(prefix)}, part)
         whole = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in saved.items()}
-        arrays = self._read(
-            step, lambda: self._manager.restore(step, args=_orbax().args.StandardRestore(whole))
-        )
+        arrays = self._arrays(step, whole)
         return _unflatten({name.removeprefix(prefix): x for name, x in arrays.items()}, template)
+
+    def _arrays(self, step: int, template: dict[str, Any]) -> Mapping[str, Any]:
+        """A checkpoint's arrays; those of which only the shape is asked for, on the first device.
+
+        Without a place orbax wants the devices back that saved them.
+        """
+        here = SingleDeviceSharding(jax.local_devices()[0])
+        placed = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
+            if getattr(leaf, "sharding", None) is None
+            else leaf
+            for name, leaf in template.items()
+        }
+        return self._read(
+            step, lambda: self._manager.restore(step, args=_orbax().args.StandardRestore(placed))
+        )
 
     def _steps(self) -> list[int]:
         if not self.folder.is_dir():

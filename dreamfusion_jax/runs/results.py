@@ -1,6 +1,8 @@
 """What a run draws of its scene: previews, the turntable and the mesh."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +13,9 @@ from dreamfusion_jax.looks.media import contact_sheet, save_png, save_video, sid
 from dreamfusion_jax.presets import OutputConfig
 from dreamfusion_jax.runs.files import MESH, PREVIEW, SCENE, TURNTABLE
 from dreamfusion_jax.runs.trained_scene import TrainedScene
+
+if TYPE_CHECKING:
+    from trimesh import Trimesh
 
 _PREVIEW_VIEWS = 8
 _FPS = 24.0
@@ -40,7 +45,7 @@ def write_turntable(path: Path, scene: TrainedScene, output: OutputConfig) -> No
     write_whole(path, lambda part: save_video(part, video, _FPS))
 
 
-def write_mesh(path: Path, scene: TrainedScene, output: OutputConfig) -> None:
+def make_mesh(scene: TrainedScene, output: OutputConfig) -> "Trimesh":
     """The surface with its texture.
 
     Raises:
@@ -49,7 +54,7 @@ def write_mesh(path: Path, scene: TrainedScene, output: OutputConfig) -> None:
     config = MeshConfig(
         resolution=output.mesh_resolution, faces=output.mesh_faces, texture=output.mesh_texture
     )
-    save_mesh(scene.mesh(config, cameras=output.cameras(_PREVIEW_VIEWS)), path)
+    return scene.mesh(config, cameras=output.cameras(_PREVIEW_VIEWS))
 
 
 def write_results(folder: Path, scene: TrainedScene, output: OutputConfig) -> None:
@@ -59,6 +64,8 @@ def write_results(folder: Path, scene: TrainedScene, output: OutputConfig) -> No
         ValueError: The scene is empty.
     """
     scene.save(folder / SCENE)
-    write_preview(folder / PREVIEW, scene, output, output.size)
-    write_turntable(folder / TURNTABLE, scene, output)
-    write_mesh(folder / MESH, scene, output)
+    with ThreadPoolExecutor(1) as beside:  # Most of the mesh's time keeps one core busy.
+        mesh = beside.submit(make_mesh, scene, output)
+        write_preview(folder / PREVIEW, scene, output, output.size)
+        write_turntable(folder / TURNTABLE, scene, output)
+        save_mesh(mesh.result(), folder / MESH)

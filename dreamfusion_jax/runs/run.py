@@ -252,7 +252,7 @@ class Run:
             if mesh is not None:
                 prior_params, text = spread_weights(prior_params, mesh), replicate(text, mesh)
                 if jax.process_count() == 1:  # Else a host looks at its scene on its own.
-                    self._prior_params, self.text = prior_params, text
+                    self._prior_params, self.text = at_hand((prior_params, text))
             step = functools.partial(
                 train_step,
                 prior_params=prior_params,
@@ -311,9 +311,8 @@ class Run:
 
     def show_next(self, state: TrainState) -> Shown:
         """What the prior will be asked in the step after a state."""
-        return show_next(
-            state, self._prior_params, self.text, model=self.model, config=self.config.train
-        )
+        asked = at_hand((state, self._prior_params, self.text))
+        return show_next(*asked, model=self.model, config=self.config.train)
 
     def pictures(self, *rows: Float[Array, "V h w C"]) -> Float[np.ndarray, "rows V H W 3"]:
         """Small pictures of z, the images of this run's prior."""

@@ -102,7 +102,7 @@ class Watch:
         """See `loop.Observer`."""
         if not (moment.step == 1 or moment.last or moment.due(self.every)):
             return
-        state = at_hand(moment.state)
+        state, *_ = at_hand((moment.state, *self._asked))
         answers = [self._ask(state, views, time) for time in TIMES for views in self._batches]
         by_time = np.split(np.asarray([answer.residual for answer in answers]), len(TIMES))
         sheet = self._sheet(answers)
