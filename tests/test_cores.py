@@ -1,18 +1,23 @@
 """The cores of a CPU as devices: how many, and that a whole run is shared by them."""
 
+import dataclasses
 import os
-import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dreamfusion_jax import cores
-from dreamfusion_jax.runs.metrics import read_table
+from dreamfusion_jax.presets import TOYBOX, changed
+from dreamfusion_jax.runs.checkpoint import CheckpointError, save_config
+from dreamfusion_jax.runs.settings import describe_run
 from dreamfusion_jax.runs.trained_scene import TrainedScene
-from experiments.run import main
+from experiments.run_options import Arguments, SplitOptions, settings_of
+from experiments.splitting import views_for_cores
 
 
 @pytest.mark.parametrize(
@@ -53,12 +58,13 @@ def test_what_someone_has_set_stays(setting, monkeypatch):
     assert told == []
 
 
-def test_after_jax_has_looked_for_devices_nothing_changes():
-    np.asarray(cores.jax.numpy.zeros(1))
-    cores.jax.config.update("jax_num_cpu_devices", -1)
-    count = cores.jax.device_count()
+def test_after_jax_has_looked_for_devices_nothing_changes(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setattr(cores, "usable_cores", lambda: 4)
+    jnp.zeros(1).block_until_ready()
+    count = jax.device_count()
     cores.split_cores(4)
-    assert cores.jax.device_count() == count
+    assert jax.device_count() == count < 4
 
 
 TINY = [
@@ -70,7 +76,7 @@ TINY = [
 
 
 @pytest.mark.skipif(cores.usable_cores() < 2, reason="there is one core")
-def test_the_cores_share_a_run_and_one_of_them_can_go_on_with_it(tmp_path):
+def test_the_cores_share_a_run_that_one_device_can_read(tmp_path):
     flags = os.environ["XLA_FLAGS"].replace("--xla_cpu_multi_thread_eigen=false", "")
     said = subprocess.run(
         [sys.executable, "-m", "experiments.run", *TINY, "--output", str(tmp_path)],
@@ -82,17 +88,26 @@ def test_the_cores_share_a_run_and_one_of_them_can_go_on_with_it(tmp_path):
     assert said.returncode == 0, said.stderr
     assert "views over 2" in said.stdout and "2 x" not in said.stdout
     (run,) = tmp_path.iterdir()
-    shared = everything(run)
-    shutil.rmtree(run / "checkpoints" / "4")
-    (run / "mesh.glb").unlink()
-    main(["--resume", str(run)])
-    for ours, theirs in zip(everything(run), shared, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-3)
-
-
-def everything(run):
-    """What is in the tables of a run, and its parameters."""
     assert (run / "mesh.glb").exists()
-    tables = [read_table(run / name) for name in ("metrics.csv", "progress.csv")]
-    columns = [column for table in tables for column in table.values()]
-    return [*columns, *cores.jax.tree.leaves(TrainedScene.load(run).params)]
+    saved = TrainedScene.load(run / "scene.safetensors").params
+    state = TrainedScene.load(run).params
+    for ours, theirs in zip(*map(jax.tree.leaves, (state, saved)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        assert len(ours.devices()) == 1
+
+
+def test_who_shares_the_views_of_a_run(tmp_path):
+    config = changed(TOYBOX, {"train.views": 6})
+    usual = Arguments(prompt="a red car", config=config)
+    assert views_for_cores(usual) == 6
+    for alone in (
+        {"prior": "stable-diffusion"},
+        {"seeds": (0, 1)},
+        {"hosts": ("auto",)},
+        {"split": SplitOptions(view=1)},
+    ):
+        assert views_for_cores(dataclasses.replace(usual, **alone)) == 1
+    save_config(tmp_path, describe_run(settings_of(usual)))
+    assert views_for_cores(Arguments(resume=tmp_path)) == 6
+    with pytest.raises(CheckpointError, match="nowhere"):
+        views_for_cores(Arguments(resume=tmp_path / "nowhere"))
