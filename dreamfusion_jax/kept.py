@@ -241,7 +241,7 @@ def kept(
     """Jits a function whose traces are kept on disk, where there is a single host.
 
     No result is weakly typed, and all are bound to the devices that they are on: what is to be used
-    beside arrays on several, `devices.replicate` puts there.
+    beside arrays on several, `sharing.replicate` puts there.
 
     Args:
         static: Names of its static arguments. They are part of what a trace is found by: where

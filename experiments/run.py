@@ -10,7 +10,7 @@ import sys
 
 from dreamfusion_jax.caches import keep_compiled_programs
 from dreamfusion_jax.cores import split_cores
-from dreamfusion_jax.devices import initialize_hosts
+from dreamfusion_jax.sharing import initialize_hosts
 from experiments.command_line import UsageError, as_program, one_line_errors, say_devices
 from experiments.run_options import parse
 

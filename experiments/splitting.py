@@ -5,11 +5,12 @@ import dataclasses
 import jax
 from jax.sharding import Mesh
 
-from dreamfusion_jax.devices import Split, choose_split, device_memory, make_mesh
+from dreamfusion_jax.devices import device_memory
 from dreamfusion_jax.pytree import tree_bytes
 from dreamfusion_jax.runs.checkpoint import load_config
 from dreamfusion_jax.runs.run import LoadedPrior, Say
 from dreamfusion_jax.runs.settings import RunSettings, read_settings
+from dreamfusion_jax.sharing import Split, choose_split, make_mesh
 from experiments.run_options import Arguments, SplitOptions, settings_of
 
 _SMALL = ("toybox", "oracle")

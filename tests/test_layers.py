@@ -14,7 +14,7 @@ FLOORS = [
     ["pytree", "maths", "draws", "caches", "checks", "cores", "files", "flops"],
     ["described"],
     ["kept"],
-    ["schedules", "devices"],
+    ["schedules", "devices", "sharing"],
     ["scene", "diffusion"],
     ["priors"],
     ["distillation"],

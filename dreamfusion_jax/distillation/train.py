@@ -281,7 +281,7 @@ def train_step(
         model: Scene and prior.
         config: Settings.
         mesh: Devices that share the views, as in the paper, and perhaps the prior's weights
-            (see `devices.make_mesh`); `devices.replicate` puts the other arguments on them.
+            (see `sharing.make_mesh`); `sharing.replicate` puts the other arguments on them.
 
     Returns:
         The next state and scalar metrics. "finite" is 0 where the loss or the gradient is
@@ -350,7 +350,7 @@ def train_scenes(
         texts: Stacked likewise.
         model: Shared by all scenes.
         config: Shared by all scenes; the seeds are those of the states.
-        mesh: Devices that share the scenes, and the views of each (see `devices.make_mesh`).
+        mesh: Devices that share the scenes, and the views of each (see `sharing.make_mesh`).
     """
     step = functools.partial(train_step, model=model, config=config, mesh=mesh)
     axis = None if mesh is None else "scene"

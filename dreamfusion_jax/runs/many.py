@@ -19,7 +19,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import ScalarLike
 
-from dreamfusion_jax.devices import replicate, spread_weights
 from dreamfusion_jax.distillation.train import TrainState, train_scenes
 from dreamfusion_jax.priors.loading import made_for_one_prompt
 from dreamfusion_jax.pytree import stack
@@ -29,6 +28,7 @@ from dreamfusion_jax.runs.loop import Moment, Observer, iterate
 from dreamfusion_jax.runs.metrics import NotFiniteError
 from dreamfusion_jax.runs.run import LoadedPrior, Run, Say
 from dreamfusion_jax.runs.settings import RunSettings
+from dreamfusion_jax.sharing import replicate, spread_weights
 
 _T = TypeVar("_T")
 

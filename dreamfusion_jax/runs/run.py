@@ -21,13 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from dreamfusion_jax.devices import (
-    agreed,
-    at_hand,
-    device_errors,
-    replicate,
-    spread_weights,
-)
+from dreamfusion_jax.devices import device_errors
 from dreamfusion_jax.distillation.demand import LESS_MEMORY, Demand, demand_of
 from dreamfusion_jax.distillation.showing import Shown, pictures, show_next
 from dreamfusion_jax.distillation.stages import stage_at, stages
@@ -50,6 +44,7 @@ from dreamfusion_jax.runs.settings import RunSettings, describe_run, read_settin
 from dreamfusion_jax.runs.trained_scene import TrainedScene, load_scene
 from dreamfusion_jax.runs.watch import Watch
 from dreamfusion_jax.scene.fields.protocol import Params
+from dreamfusion_jax.sharing import agreed, at_hand, replicate, spread_weights
 
 LoadedPrior = tuple[Prior, PriorParams]
 """A prior with its parameters, where many runs share one that is in memory already."""
@@ -229,7 +224,7 @@ class Run:
 
         Args:
             observers: Told of every step, after the run has written what it writes.
-            mesh: Devices that share the views and the prior (see `devices.make_mesh`).
+            mesh: Devices that share the views and the prior (see `sharing.make_mesh`).
             shared: Folder of the run that several hosts train, for its checkpoints; this one's
                 folder is its own. None for the same.
 

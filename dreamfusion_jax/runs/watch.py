@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from dreamfusion_jax.devices import at_hand
 from dreamfusion_jax.distillation.showing import Shown, pictures, show
 from dreamfusion_jax.distillation.train import Model, TrainConfig, TrainState
 from dreamfusion_jax.files import write_whole
@@ -25,6 +24,7 @@ from dreamfusion_jax.runs.files import PROGRESS, SHOWN
 from dreamfusion_jax.runs.loop import Moment
 from dreamfusion_jax.runs.metrics import Table
 from dreamfusion_jax.scene.camera import CameraConfig, orbit
+from dreamfusion_jax.sharing import at_hand
 
 TIMES = (0.2, 0.4, 0.6, 0.8)
 """Of the schedule: from a little noise to much."""
