@@ -21,7 +21,6 @@ from dreamfusion_jax.evaluation.measuring import load_jury
 from dreamfusion_jax.evaluation.study import Change, study
 from dreamfusion_jax.scene.fields.density import LITERAL
 from dreamfusion_jax.schedules import Ramp
-from dreamfusion_jax.toybox.bank import SOFT_LIGHTING
 from experiments.command_line import as_program, one_line_errors, say, say_devices
 
 _SDS, _LOSSES, _TOYBOX = "train.distillation", "train.losses", presets.TOYBOX.train
@@ -67,7 +66,7 @@ _OF_PAPER: dict[str, Change] = {
         "scene.background": presets.PAPER.scene.background,
         "train.lighting.plain_backdrops": 0.5,
     },
-    "lights that the prior was trained on": {"train.lighting": SOFT_LIGHTING},
+    "the paper's lights": {"train.lighting": presets.PAPER.train.lighting},
     "the paper's rate": {"train.optimizer.learning_rate": 1e-4},
     "four views a step": {"train.views": 4},
     "a normal a sample": {"scene.sampling.normals": "sample"},

@@ -47,7 +47,7 @@ def study(
         jury: Judges portraits.
         size: Height and width of the measured views, pixels.
         loaded: The prior; the embedded one if not given.
-        say: Is told of phases.
+        say: Is told of phases, and each line of the table as it comes.
 
     Returns:
         A table as Markdown.
@@ -68,6 +68,7 @@ def study(
             save_png(folder / f"{run.name}.png", draw_sheet(looks, truth))
             rows.append(measure(settings.prompt, scene, portrait_of(looks), jury))
         lines.append(line_of(name, rows))
+        say(lines[-1].strip())
     return header + "| --- " * 9 + "|\n" + "".join(lines)
 
 

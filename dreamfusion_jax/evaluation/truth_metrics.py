@@ -28,6 +28,8 @@ AZIMUTHS = 8
 _SPHERE_RADIUS = 0.4
 _STEPS = (0.08, 0.04, 0.02, 0.01, 0.005)
 _SCALES = (0.2, 2.0)
+_MARGIN = 8
+"""The margin around the pictures in which the truth is fitted is one part of so many."""
 
 AnyArray = Array | np.ndarray
 Silhouettes = Callable[[Camera], Bool[AnyArray, "V H W"]]
@@ -274,8 +276,14 @@ def measure(scene: Scene, portrait: Portrait) -> Measures:
     """
     cameras, size = measuring_cameras(), portrait.opacity.shape[-1]
     opacity = np.asarray(portrait.opacity)
+    # With a margin: what the truth covers beyond the picture counts against it. Fog that fills the
+    # picture would otherwise be the silhouette of a truth that is near enough.
+    margin = size // _MARGIN
+    wide = size + 2 * margin
     fit, iou = similarity_align(
-        lambda views: truth_silhouettes(scene, views, size=size), opacity > 0.5, cameras
+        lambda views: truth_silhouettes(scene, views, size=wide),
+        np.pad(opacity > 0.5, ((0, 0), (margin, margin), (margin, margin))),
+        dataclasses.replace(cameras, focal=cameras.focal * size / wide),
     )
     colour, silhouette, wears_main = _truth_view(scene, fit.view(cameras), size=size)
     back, _, _ = _truth_view(scene, turned(fit.view(cameras), math.pi), size=size)
