@@ -9,6 +9,8 @@ import os
 
 import jax
 
+from dreamfusion_jax.sharing import choose_split
+
 _BOUND = ("xla_force_host_platform_device_count", "xla_cpu_multi_thread_eigen=false")
 """Flags of XLA by which someone has said already how many devices or cores there are to be."""
 
@@ -32,6 +34,6 @@ def split_cores(views: int) -> None:
     count = getattr(jax.config, "jax_num_cpu_devices", 0)  # Unknown to type checkers.
     if count > 0 or any(flag in os.environ.get("XLA_FLAGS", "") for flag in _BOUND):
         return
-    parts = max(n for n in range(1, views + 1) if views % n == 0 and n <= usable_cores())
+    split = choose_split(usable_cores(), views=views)
     with contextlib.suppress(RuntimeError):  # It has looked for them.
-        jax.config.update("jax_num_cpu_devices", parts)
+        jax.config.update("jax_num_cpu_devices", split.devices)

@@ -23,6 +23,7 @@ from jax.core import Tracer
 
 from dreamfusion_jax.described import NotDescribedError, described
 from dreamfusion_jax.files import write_whole
+from dreamfusion_jax.sharing import count_devices
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -132,14 +133,9 @@ def _write(path: Path, held: Any) -> None:
             excess -= size
 
 
-def _devices(leaf: Any) -> int:
-    """How many devices share an array, or have a copy each."""
-    return len(leaf.sharding.device_set) if isinstance(leaf, jax.Array) else 1
-
-
 def _kind(leaf: Any) -> tuple[Hashable, ...]:
     """What a program depends on of an argument: its shape, type, and how devices share it."""
-    return jax.typeof(leaf), leaf.sharding if _devices(leaf) > 1 else None
+    return jax.typeof(leaf), leaf.sharding if count_devices(leaf) > 1 else None
 
 
 class Kept(Generic[_P, _R]):
@@ -229,7 +225,7 @@ def _trace(function: Callable[..., Any], arrays: dict[str, Any]) -> tuple[bytear
         return result
 
     traced = export.export(jax.jit(flat))(*leaves)
-    if traced.nr_devices != max(map(_devices, leaves), default=1):
+    if traced.nr_devices != max(map(count_devices, leaves), default=1):
         raise ValueError(f"{traced.nr_devices} devices cannot be found from the arrays")
     (structure,) = out
     return traced.serialize(), jax.tree.unflatten(structure, range(structure.num_leaves))

@@ -149,13 +149,15 @@ def at_hand(tree: _T) -> _T:
     What is asked about them is then done once, and not again by every device. Where one of them is
     cut up, all stay as they are, so that they can be used together.
     """
-    if not all(leaf.is_fully_replicated for leaf in jax.tree.leaves(tree) if _spread(leaf)):
+    spread = [leaf for leaf in jax.tree.leaves(tree) if count_devices(leaf) > 1]
+    if not all(leaf.is_fully_replicated for leaf in spread):
         return tree
-    return jax.tree.map(lambda x: x.addressable_data(0) if _spread(x) else x, tree)
+    return jax.tree.map(lambda x: x.addressable_data(0) if count_devices(x) > 1 else x, tree)
 
 
-def _spread(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
+def count_devices(leaf: Any) -> int:
+    """How many devices share an array, or have a copy each; 1 for what is no array of JAX."""
+    return len(leaf.sharding.device_set) if isinstance(leaf, jax.Array) else 1
 
 
 def agreed(ask: Callable[[], int], every: int = 10) -> Callable[[], int]:

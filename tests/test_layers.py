@@ -11,10 +11,10 @@ PACKAGE = "dreamfusion_jax"
 ROOT = pathlib.Path(__file__).parent.parent / PACKAGE
 
 FLOORS = [
-    ["pytree", "maths", "draws", "caches", "checks", "cores", "files", "flops"],
-    ["described"],
-    ["kept"],
-    ["schedules", "devices", "sharing"],
+    ["pytree", "maths", "draws", "caches", "checks", "files", "flops"],
+    ["described", "sharing"],
+    ["kept", "cores"],
+    ["schedules", "devices"],
     ["scene", "diffusion"],
     ["priors"],
     ["distillation"],

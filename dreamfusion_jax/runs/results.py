@@ -45,7 +45,7 @@ def write_turntable(path: Path, scene: TrainedScene, output: OutputConfig) -> No
     write_whole(path, lambda part: save_video(part, video, _FPS))
 
 
-def make_mesh(scene: TrainedScene, output: OutputConfig) -> "Trimesh":
+def _extract(scene: TrainedScene, output: OutputConfig) -> "Trimesh":
     """The surface with its texture.
 
     Raises:
@@ -65,7 +65,7 @@ def write_results(folder: Path, scene: TrainedScene, output: OutputConfig) -> No
     """
     scene.save(folder / SCENE)
     with ThreadPoolExecutor(1) as beside:  # Most of the mesh's time keeps one core busy.
-        mesh = beside.submit(make_mesh, scene, output)
+        mesh = beside.submit(_extract, scene, output)
         write_preview(folder / PREVIEW, scene, output, output.size)
         write_turntable(folder / TURNTABLE, scene, output)
         save_mesh(mesh.result(), folder / MESH)
