@@ -70,6 +70,17 @@ def pytest_xdist_auto_num_workers(config):
     return min(cores or 1, MOST_WORKERS)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def programs_of_a_file():
+    """Forgets them after its last test, as others seldom ask for them.
+
+    Each compiled program keeps what it was compiled from. With some thousand of them another one
+    takes twice as long, and a worker six times the memory.
+    """
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="module")
 def browser():
     """One for all tests of a file: a thread can have no second one beside it."""

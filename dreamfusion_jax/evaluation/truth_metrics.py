@@ -90,6 +90,7 @@ class Measures:
     small_parts: float | None
 
 
+@jax.jit
 def measuring_cameras() -> Camera:
     """Sixteen cameras: eight around at 15 degrees of elevation, eight between them at 40."""
     low = orbit(AZIMUTHS, math.radians(15.0), 1.3, 1.1, azimuth=math.pi / AZIMUTHS)

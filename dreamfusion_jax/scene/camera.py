@@ -139,6 +139,7 @@ def look_at(
     return jnp.stack([right, jnp.cross(back, right), back], axis=-1)
 
 
+@functools.partial(jax.jit, static_argnames=("height", "width"), inline=True)
 def cast_rays(camera: Camera, height: int, width: int) -> Rays:
     """Rays through the pixel centres; a camera [*batch] gives rays [*batch, H, W, 3].
 

@@ -50,7 +50,7 @@ class Picture:
         """Depth along the line of sight of the middle; `FAR` where nothing is seen."""
         height, width = self.seen.opacity.shape
         ahead = -np.asarray(self.camera.rotation)[:, 2]
-        direction = np.asarray(_cast(self.camera, height, width).direction)
+        direction = np.asarray(cast_rays(self.camera, height, width).direction)
         depth = self.seen.depth * (direction @ ahead)
         return np.where(self.seen.opacity > 0.5, depth, FAR).astype(np.float32)
 
@@ -77,7 +77,7 @@ class DrawnScene:
             height: Pixels.
             width: Pixels.
         """
-        rays = _cast(camera, height, width)
+        rays = cast_rays(camera, height, width)
         return _assemble(
             camera,
             rays,
@@ -111,7 +111,7 @@ class DrawnScene:
         scene = self.scene
         if scene.model.latent:
             return self.quick(camera, lighting, height, width)
-        rays = _cast(camera, height, width)
+        rays = cast_rays(camera, height, width)
         box = drawing_box(scene.model, scene.params, scene.variance)
         near, far = ray_bounds(rays, self.radius, box)
         sampling = dataclasses.replace(scene.model.sampling, normals="sample")
@@ -123,9 +123,6 @@ class DrawnScene:
             return _render(model, scene.params, part, lighting, scene.variance, box)
 
         return _assemble(camera, rays, np.asarray(far > near), draw, _CAREFUL)
-
-
-_cast = functools.partial(jax.jit, static_argnums=(1, 2))(cast_rays)
 
 
 @functools.partial(jax.jit, static_argnames="model")

@@ -31,8 +31,11 @@ CONFIG = TrainConfig(
 
 @functools.cache
 def drawn(group, config=CONFIG):
-    keys = step_keys(jnp.uint32(3), STEP)
-    return sample_view(keys, STEP, config, group), sample_times(keys, STEP, config, group)
+    def draw():
+        keys = step_keys(jnp.uint32(3), STEP)
+        return sample_view(keys, STEP, config, group), sample_times(keys, STEP, config, group)
+
+    return jax.jit(draw)()
 
 
 def test_four_cameras_stand_a_quarter_turn_apart_at_one_height():

@@ -12,6 +12,7 @@ from dreamfusion_jax.evaluation import truth_metrics as metrics
 from dreamfusion_jax.toybox.world import CATEGORIES, COLOURS, Scene
 
 SIZE = 48
+PORTRAIT = 32
 CAR = Scene("car", "green")
 
 
@@ -74,19 +75,19 @@ def test_a_moved_sphere_is_where_the_projection_says() -> None:
 
 
 def test_the_truth_scores_full_marks_and_the_empty_scene_none() -> None:
-    truth = metrics.measure(CAR, metrics.truth_portrait(CAR, size=SIZE))
+    truth = metrics.measure(CAR, metrics.truth_portrait(CAR, size=PORTRAIT))
     assert truth.iou == 1.0 and truth.facing == 1.0 and truth.psnr == math.inf
     assert truth.colour == "green" and truth.haze == 0.0
-    empty = metrics.measure(CAR, metrics.empty_portrait(size=SIZE))
+    empty = metrics.measure(CAR, metrics.empty_portrait(size=PORTRAIT))
     assert empty.iou == 0.0 and empty.colour is None and empty.opacity == 0.0
-    sphere = metrics.measure(CAR, metrics.sphere_portrait(CAR, size=SIZE))
+    sphere = metrics.measure(CAR, metrics.sphere_portrait(CAR, size=PORTRAIT))
     assert 0.4 < sphere.iou < 0.75 and sphere.colour == "green"
     assert abs(sphere.facing) < 0.1
 
 
 def test_a_turned_car_faces_backwards_and_a_half_turned_mean_faces_nowhere() -> None:
     cameras = metrics.measuring_cameras()
-    draw = functools.partial(metrics._truth_view, CAR, size=SIZE)
+    draw = functools.partial(metrics._truth_view, CAR, size=PORTRAIT)
     front, back = (draw(metrics.turned(cameras, angle)) for angle in (0.0, math.pi))
     opacity = back[1].astype(jnp.float32)
     assert metrics.measure(CAR, metrics.Portrait(back[0], opacity)).facing < -0.5

@@ -44,7 +44,7 @@ def test_every_format_is_written_and_the_choice_reported(exported):
 
 def test_the_mesh_looks_like_its_field(folder, exported, capsys):
     out, _ = exported
-    arguments = (folder / "toy.safetensors", "--mesh", out / "object.glb", "--size", "48")
+    arguments = (folder / "toy.safetensors", "--mesh", out / "object.glb", "--size", "32")
     measure([str(argument) for argument in arguments])
     cells = capsys.readouterr().out.strip().splitlines()[-1].strip("| ").split(" | ")
     assert cells[0] == "a red apple"

@@ -27,6 +27,8 @@ def look(params, points, spread):
 
 @pytest.mark.parametrize("piece", [1, 4, 7, 21, 100, None])
 def test_values_and_gradients_are_those_of_all_points_at_once(asked, piece):
+    @functools.partial(jax.jit, static_argnames="piecewise")
+    @functools.partial(jax.value_and_grad, has_aux=True)
     def total(params, piecewise):
         said = (
             in_pieces(functools.partial(look, params), *asked[1:], piece)
@@ -35,8 +37,8 @@ def test_values_and_gradients_are_those_of_all_points_at_once(asked, piece):
         )
         return sum(jnp.sum(jnp.cos(x)) for x in said), said
 
-    (_, said), gradient = jax.value_and_grad(total, has_aux=True)(asked[0], True)
-    (_, whole), expected = jax.value_and_grad(total, has_aux=True)(asked[0], False)
+    (_, said), gradient = total(asked[0], piecewise=True)
+    (_, whole), expected = total(asked[0], piecewise=False)
     for one, other in zip(said, whole, strict=True):
         assert one.shape == other.shape
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)

@@ -16,7 +16,7 @@ from dreamfusion_jax.scene.fields.proposal import ProposalMlp
 from dreamfusion_jax.scene.lighting import plain_albedo
 from dreamfusion_jax.scene.render import SceneModel, render_rays
 
-CAMERAS, SIZE = 48, 6
+CAMERAS, SIZE = 24, 5
 
 
 @functools.partial(jax.jit, static_argnames="model")
