@@ -1,5 +1,6 @@
 """The word tokenizer of the embedded prior, in CLIP's own format."""
 
+import functools
 import json
 import string
 from collections import Counter
@@ -32,12 +33,12 @@ def build_tokenizer() -> "transformers.CLIPTokenizer":
     """
     from transformers import CLIPTokenizer
 
-    merges = learn_merges(WHOLE_WORLD.words())
+    merges = _merges_of_the_world()
     symbols = [*string.ascii_lowercase, ","]
     tokens = [_START, _END, *symbols, *(s + _WORD_END for s in symbols)]
     tokens += ["".join(pair) for pair in merges]
     vocab = {token: index for index, token in enumerate(tokens)}
-    pairs: Any = merges  # The annotation of transformers says strings; it takes pairs.
+    pairs: Any = [*merges]  # The annotation of transformers says strings; it takes pairs.
     return CLIPTokenizer(vocab=vocab, merges=pairs, model_max_length=MAX_LENGTH)
 
 
@@ -64,6 +65,12 @@ def read_tokenizer(folder: Path) -> "tokenizers.Tokenizer":
     tokenizer.enable_truncation(length)
     tokenizer.enable_padding(length=length, pad_token=pad, pad_id=tokenizer.token_to_id(pad))
     return tokenizer
+
+
+@functools.cache
+def _merges_of_the_world() -> tuple[tuple[str, str], ...]:
+    """They are always the same."""
+    return tuple(learn_merges(WHOLE_WORLD.words()))
 
 
 def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:

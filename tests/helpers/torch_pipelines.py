@@ -9,7 +9,7 @@ from dreamfusion_jax.toybox.tokenizer import build_tokenizer
 from helpers.configs import SMALL_VAE, UNETS, reference_config
 from helpers.torch_models import randomize
 
-LATENT_SIZE = 20
+LATENT_SIZE = 8
 """Height and width of the latents; the VAE's images are 4 times as large."""
 
 IF_SIZE = 16

@@ -4,6 +4,7 @@
 files hold UNet, VAE and text encoder together, each under a prefix.
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterable
 
@@ -76,29 +77,32 @@ def unet_name(name: str, layers: int, levels_with_attention: set[int]) -> str:
         layers: Residual blocks of a level, on the way down.
         levels_with_attention: The up blocks that hold transformers, by index.
     """
-
-    def down(m: re.Match[str]) -> str:
-        level, kind, index = int(m[1]), m[2], int(m[3])
-        if kind == "downsamplers":
-            return f"input_blocks.{(layers + 1) * (level + 1)}.0.op."
-        part = 0 if kind == "resnets" else 1
-        return f"input_blocks.{(layers + 1) * level + index + 1}.{part}."
-
-    def up(m: re.Match[str]) -> str:
-        level, kind, index = int(m[1]), m[2], int(m[3])
-        if kind == "upsamplers":
-            part = 2 if level in levels_with_attention else 1
-            return f"output_blocks.{(layers + 1) * level + layers}.{part}.conv."
-        part = 0 if kind == "resnets" else 1
-        return f"output_blocks.{(layers + 1) * level + index}.{part}."
-
     is_resnet = ".resnets." in name
+    down = functools.partial(_down_block, layers)
+    up = functools.partial(_up_block, layers, levels_with_attention)
     name = re.sub(r"^down_blocks\.(\d+)\.(downsamplers)\.(\d+)\.conv\.", down, name, count=1)
     name = re.sub(r"^down_blocks\.(\d+)\.(\w+)\.(\d+)\.", down, name, count=1)
     name = re.sub(r"^up_blocks\.(\d+)\.(upsamplers)\.(\d+)\.conv\.", up, name, count=1)
     name = re.sub(r"^up_blocks\.(\d+)\.(\w+)\.(\d+)\.", up, name, count=1)
     name = _apply(_UNET_ENDS, name)
     return _apply(_RESNET, name) if is_resnet else name
+
+
+def _down_block(layers: int, found: re.Match[str]) -> str:
+    level, kind, index = int(found[1]), found[2], int(found[3])
+    if kind == "downsamplers":
+        return f"input_blocks.{(layers + 1) * (level + 1)}.0.op."
+    part = 0 if kind == "resnets" else 1
+    return f"input_blocks.{(layers + 1) * level + index + 1}.{part}."
+
+
+def _up_block(layers: int, levels_with_attention: set[int], found: re.Match[str]) -> str:
+    level, kind, index = int(found[1]), found[2], int(found[3])
+    if kind == "upsamplers":
+        part = 2 if level in levels_with_attention else 1
+        return f"output_blocks.{(layers + 1) * level + layers}.{part}.conv."
+    part = 0 if kind == "resnets" else 1
+    return f"output_blocks.{(layers + 1) * level + index}.{part}."
 
 
 def unet_names(config: UNetConfig, names: Iterable[str]) -> dict[str, str]:
@@ -114,15 +118,16 @@ def vae_name(name: str, levels: int) -> str:
         name: diffusers' name.
         levels: How many resolutions the VAE has: LDM counts the decoder's from the finest.
     """
-
-    def up(m: re.Match[str]) -> str:
-        part = "block." if m[2] == "resnets" else "upsample."
-        index = m[3] if m[2] == "resnets" else ""
-        return f".up.{levels - 1 - int(m[1])}.{part}{index}"
-
+    up = functools.partial(_decoder_block, levels)
     name = _apply(_VAE, name)
     name = re.sub(r"\.up_blocks\.(\d+)\.(resnets)\.(\d+)", up, name)
     return re.sub(r"\.up_blocks\.(\d+)\.(upsamplers)\.(\d+)\.", up, name)
+
+
+def _decoder_block(levels: int, found: re.Match[str]) -> str:
+    part = "block." if found[2] == "resnets" else "upsample."
+    index = found[3] if found[2] == "resnets" else ""
+    return f".up.{levels - 1 - int(found[1])}.{part}{index}"
 
 
 def open_clip_name(name: str) -> tuple[str, int | None]:
