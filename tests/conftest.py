@@ -20,6 +20,10 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**30))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
+# No silent promotion. Also in the programs that tests start, which then find what was compiled here.
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
+
 import jax
 import pytest
 from helpers.browser import chromium
@@ -27,10 +31,6 @@ from helpers.browser import chromium
 # Tracing makes millions of objects that stay: to look for garbage among them after every 700 took a
 # twentieth of the time.
 gc.set_threshold(20_000, 10, 10)
-jax.config.update("jax_enable_x64", False)
-jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_numpy_dtype_promotion", "strict")
-
 # Of a machine with many cores: each worker takes a gigabyte or two, and half a minute to start.
 MOST_WORKERS = 8
 

@@ -25,7 +25,7 @@ def test_the_lines_of_the_readme_go_from_a_prompt_to_turntable_and_mesh(tmp_path
         code = code.replace(large, small)
     config = presets.changed(
         presets.TOYBOX,
-        {"train.steps": 3, "train.views": 1, "scene.sampling.intervals": 8},
+        {"train.steps": 6, "train.views": 1, "scene.sampling.intervals": 8},
     )
     tiny = dataclasses.replace(presets.preset("toybox"), prior="oracle", config=config)
     monkeypatch.setattr(presets, "PRESETS", (tiny,))

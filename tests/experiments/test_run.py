@@ -20,7 +20,7 @@ from experiments.run import main
 # Everything is looked at in 32 x 32, as a run's watcher does: one program draws it.
 TINY = [
     *("--prompt", "a red mushroom", "--prior", "oracle", "--steps", "6", "--train.views", "1"),
-    *("--scene.sampling.intervals", "12", "--output.size", "32", "--output.frames", "3"),
+    *("--scene.sampling.intervals", "8", "--output.size", "32", "--output.frames", "3"),
     *("--output.mesh-resolution", "24", "--output.mesh-texture", "32"),
     *("--output.preview-every", "4", "--output.preview-size", "32"),
     *("--output.checkpoint-every", "3"),

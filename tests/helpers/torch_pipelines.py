@@ -32,7 +32,7 @@ def save_stable_diffusion(folder, version):
     _save_models(
         folder,
         unet=diffusers.UNet2DConditionModel.from_config(unet),
-        vae=diffusers.AutoencoderKL.from_config(SMALL_VAE),
+        vae=diffusers.AutoencoderKL.from_config(SMALL_VAE | {"layers_per_block": 1}),
         text_encoder=CLIPTextModel(text),
     )
     tokenizer.save_pretrained(folder / "tokenizer")

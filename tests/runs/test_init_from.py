@@ -14,22 +14,20 @@ from dreamfusion_jax.runs.run import Run
 from dreamfusion_jax.runs.trained_scene import TrainedScene
 
 
-def _short(**changes):
-    config = presets.changed(SETTINGS.config, {"train.steps": 3})
-    return dataclasses.replace(SETTINGS, config=config, **changes)
+STEPS = SETTINGS.config.train.steps
 
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "first"
-    with Run.start(folder, _short(), PRIOR) as run:
+    with Run.start(folder, SETTINGS, PRIOR) as run:
         run.train().save(folder / "scene.safetensors")
     return folder
 
 
 @pytest.mark.parametrize("file", ["", "scene.safetensors"])
 def test_it_begins_with_that_scene_and_step_0(first: Path, file: str, tmp_path: Path) -> None:
-    settings = _short(init_from=str(first / file))
+    settings = dataclasses.replace(SETTINGS, init_from=str(first / file))
     with Run.start(tmp_path / "run", settings, PRIOR) as run:
         state = run.state()
         jax.tree.map(np.testing.assert_array_equal, state.params, TrainedScene.load(first).params)
@@ -37,7 +35,7 @@ def test_it_begins_with_that_scene_and_step_0(first: Path, file: str, tmp_path: 
         run.train()
     # What it became is its own, and is what a resumed run goes on with.
     with Run.resume(tmp_path / "run", PRIOR) as run:
-        assert run.settings.init_from == str(first / file) and int(run.state().step) == 3
+        assert run.settings.init_from == str(first / file) and int(run.state().step) == STEPS
 
 
 @pytest.mark.parametrize(
@@ -47,7 +45,7 @@ def test_it_begins_with_that_scene_and_step_0(first: Path, file: str, tmp_path: 
 def test_what_does_not_fit_is_refused_before_anything_is_written(
     first: Path, changes, reason: str, tmp_path: Path
 ) -> None:
-    settings = _short(**{"init_from": str(first), **changes})
+    settings = dataclasses.replace(SETTINGS, **{"init_from": str(first), **changes})
     other = presets.changed(settings.config, {"scene.sampling.intervals": 9})
     settings = dataclasses.replace(settings, config=other)
     with pytest.raises(CheckpointError, match=reason):
