@@ -13,7 +13,6 @@ from dreamfusion_jax.runs.checkpoint import CheckpointError
 from dreamfusion_jax.runs.run import Run
 from dreamfusion_jax.runs.trained_scene import TrainedScene
 
-
 STEPS = SETTINGS.config.train.steps
 
 
