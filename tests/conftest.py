@@ -30,7 +30,7 @@ from helpers.browser import chromium
 
 # Tracing makes millions of objects that stay: to look for garbage among them after every 700 took a
 # twentieth of the time.
-gc.set_threshold(20_000, 10, 10)
+gc.set_threshold(100_000, 10, 10)
 # Of a machine with many cores: each worker takes a gigabyte or two, and half a minute to start.
 MOST_WORKERS = 8
 

@@ -12,7 +12,7 @@ from dreamfusion_jax.evaluation import truth_metrics as metrics
 from dreamfusion_jax.toybox.world import CATEGORIES, COLOURS, Scene
 
 SIZE = 48
-PORTRAIT = 32
+PORTRAIT = 24
 CAR = Scene("car", "green")
 
 

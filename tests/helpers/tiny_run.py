@@ -27,7 +27,7 @@ CONFIG_OF_RUN = changed(
         "output.frames": 2,
         "output.mesh_resolution": 16,
         "output.mesh_texture": 16,
-        "output.preview_every": 7,
+        "output.preview_every": 11,
         "output.preview_size": 16,
         "output.checkpoint_every": 5,
     },
