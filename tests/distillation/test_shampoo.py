@@ -1,4 +1,6 @@
 import itertools
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -189,3 +191,21 @@ def test_learning_rate_of_the_paper():
     expected = [1e-9, 0.5 * (1e-9 + 1e-4), 1e-4, middle, 1e-6, 1e-6]
     # The start is a difference of float32 numbers near the peak.
     np.testing.assert_allclose(jax.vmap(rate)(steps), expected, rtol=1e-5, atol=1e-7 * 1e-4)
+
+
+UPDATE = """
+import jax, jax.numpy as jnp
+from dreamfusion_jax.distillation.shampoo import ShampooConfig, shampoo
+from dreamfusion_jax.presets import PAPER
+
+optimizer = shampoo(1e-3, ShampooConfig())
+shapes = jax.eval_shape(PAPER.scene.init, jax.random.key(0))
+params = jax.tree.map(lambda x: jnp.full(x.shape, 0.01), shapes)
+state = jax.jit(optimizer.init)(params)
+jax.block_until_ready(jax.jit(optimizer.update)(params, state))
+"""
+
+
+def test_an_update_of_the_papers_scene_comes_to_its_end_on_two_cores():
+    """Decompositions waited for each other for ever: in a program that can be ended."""
+    subprocess.run([sys.executable, "-c", UPDATE], check=True, timeout=240)
