@@ -21,6 +21,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**30))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 # No silent promotion, nor in the programs that tests start, which then find what was compiled here.
+os.environ["JAX_ENABLE_X64"] = "false"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 
@@ -31,6 +32,7 @@ from helpers.browser import chromium
 # Tracing makes millions of objects that stay: to look for garbage among them after every 700 took a
 # twentieth of the time.
 gc.set_threshold(100_000, 10, 10)
+
 # Of a machine with many cores: each worker takes a gigabyte or two, and half a minute to start.
 MOST_WORKERS = 8
 
@@ -75,7 +77,7 @@ def programs_of_a_file():
     """Forgets them after its last test, as others seldom ask for them.
 
     Each compiled program keeps what it was compiled from. With some thousand of them another one
-    takes twice as long, and a worker six times the memory.
+    takes twice as long, and a process three times the memory.
     """
     yield
     jax.clear_caches()

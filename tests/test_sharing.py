@@ -84,12 +84,17 @@ def train(mesh):
         weights = sharing.spread_weights(weights, mesh)
         part = weights["kernel"].addressable_shards[0].data.size
         assert part * mesh.shape["model"] == weights["kernel"].size
-    step = train_step.lower(state, weights, text, model=MODEL, config=CONFIG, mesh=mesh).compile()
-    work = step.cost_analysis()["flops"]
+    step = functools.partial(
+        train_step, prior_params=weights, text=text, model=MODEL, config=CONFIG, mesh=mesh
+    )
+    work = train_step.lower(state, weights, text, model=MODEL, config=CONFIG, mesh=mesh)
+    work = work.compile().cost_analysis()["flops"]
+    train_step.jitted.clear_cache()
     residuals = []
-    for _ in range(STEPS):  # A state that comes back laid out otherwise is refused.
-        state, metrics = step(state, weights, text)
+    for _ in range(STEPS):
+        state, metrics = step(state)
         residuals.append(float(metrics["residual"]))
+    assert train_step.jitted._cache_size() == 1
     leaves = jax.tree.leaves(state.params)
     assert mesh is None or all(leaf.sharding.is_fully_replicated for leaf in leaves)
     return [np.asarray(leaf) for leaf in leaves], residuals, work

@@ -219,19 +219,17 @@ def _precondition(
     leaves, treedef = jax.tree.flatten(gradients)
     direction = [jnp.sign(leaf) for leaf in leaves]
     moments, roots = {}, {}
-    done = jnp.zeros(())
     for name, pieces in _group_pieces(leaves, config).items():
         blocks = jnp.concatenate([_cut(leaves[piece.leaf], piece) for piece in pieces])
         moments[name] = tuple(
             config.beta2 * old + (1.0 - config.beta2) * _second_moment(blocks, axis)
             for axis, old in enumerate(state.moments[name])
         )
-        found = []
-        for moment, old in zip(moments[name], state.roots[name], strict=True):
-            root, done = _inverse_root(_after(done, moment), old, config)
-            found.append(root)
-        roots[name] = tuple(found)
-        for root in found:
+        roots[name] = tuple(
+            _inverse_root(moment, old, config)
+            for moment, old in zip(moments[name], state.roots[name], strict=True)
+        )
+        for root in roots[name]:
             # Multiplies the first axis and puts it last: after all axes the order is restored.
             blocks = jnp.einsum("nab,na...->n...b", root, blocks, precision=_PRECISION)
         first = 0
@@ -249,30 +247,30 @@ def _second_moment(blocks: Float[Array, "n *block"], axis: int) -> Float[Array, 
     return jnp.einsum("nak,nbk->nab", rows, rows, precision=_PRECISION)
 
 
-def _after(done: Float[Array, ""], x: Float[Array, "n d d"]) -> Float[Array, "n d d"]:
-    """The same numbers, which are there only when `done` is.
+@jax.custom_batching.sequential_vmap
+def _one_by_one(matrix: Float[Array, "d d"]) -> tuple[Float[Array, "d"], Float[Array, "d d"]]:
+    """Eigenvalues and eigenvectors; of several matrices, by `vmap`, one after the other.
 
-    On a CPU each eigendecomposition holds a thread of XLA's pool while it waits for others to do
-    its blocks: two at a time stopped a machine of two cores for ever (jaxlib 0.10.2). A barrier
-    is gone before the program is scheduled; XLA does not know that nothing is more than infinity.
+    Of several at once XLA on a CPU holds a thread of its pool while others do its share:
+    two such calls, of one device or two, stopped two cores for ever (jaxlib 0.10.2).
     """
-    return x + jnp.where(done > jnp.inf, 1.0, 0.0)
+    values, vectors = jnp.linalg.eigh(matrix)
+    return values, vectors
 
 
 def _inverse_root(
     moment: Float[Array, "n d d"], old: Float[Array, "n d d"], config: ShampooConfig
-) -> tuple[Float[Array, "n d d"], Float[Array, ""]]:
-    """(M + epsilon lambda_max I)^(-1 / exponent), or the old root where that is not finite.
-
-    Also a number that is there when the decomposition is done.
-    """
-    values, vectors = jnp.linalg.eigh(moment)
+) -> Float[Array, "n d d"]:
+    """(M + epsilon lambda_max I)^(-1 / exponent), or the old root where that is not finite."""
+    values, vectors = jax.lax.platform_dependent(
+        moment, cpu=jax.vmap(_one_by_one), default=lambda x: tuple(jnp.linalg.eigh(x))
+    )
     # M has no negative eigenvalues; those that rounding leaves would outweigh the ridge.
     values = jnp.maximum(values, 0.0) + config.epsilon * values[:, -1:]
     scaled = vectors * (values ** (-1.0 / config.exponent))[:, None, :]
     root = jnp.einsum("nak,nbk->nab", scaled, vectors, precision=_PRECISION)
     finite = jnp.all(jnp.isfinite(root), axis=(1, 2), keepdims=True)
-    return jnp.where(finite, root, old), values[0, 0]
+    return jnp.where(finite, root, old)
 
 
 def _graft(
