@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from helpers.programs import command
 from helpers.text_checkpoints import CLIP_WORDS
 from helpers.tiny_run import open_run
 from helpers.torch_models import randomize
@@ -113,10 +112,9 @@ def test_similarities_and_precision_equal_transformers(
 ) -> None:
     """The program's number, on its own renders, is the one that PyTorch arrives at."""
     (tmp_path / "captions.txt").write_text("\n\n".join(CAPTIONS) + "\n")
-    command = [sys.executable, "-m", "experiments.r_precision", "--runs", str(finished)]
-    command += ["--clip", str(clip), "--captions", str(tmp_path / "captions.txt")]
-    command += ["--azimuths", "3", "--size", "20", "--output", str(tmp_path / "out")]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    options = ["--clip", clip, "--captions", tmp_path / "captions.txt", "--azimuths", "3"]
+    options += ["--size", "20", "--output", tmp_path / "out"]
+    result = command("r_precision", "--runs", finished, *options)
     assert result.returncode == 0, result.stderr
     rows = json.loads((tmp_path / "out" / "precision.json").read_text())["rows"]
     assert [row["scorer"] for row in rows] == ["tiny-clip"] * 2

@@ -2,13 +2,12 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.programs import command
 from helpers.tiny import SCHEDULE, Cloud, Fog, fresh, scene
 from helpers.tiny_run import CONFIG_OF_RUN, PRIOR, SETTINGS
 
@@ -187,9 +186,8 @@ def test_retries_start_again_with_the_next_seed_and_name_the_best(
 
 @pytest.mark.slow
 def test_symptoms_are_calibrated_from_the_command_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "experiments.calibrate_symptoms", "--categories", "duck"]
-    command += ["--colours", "yellow", "--output", str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    options = ["--categories", "duck", "--colours", "yellow", "--output", tmp_path]
+    result = command("calibrate_symptoms", *options)
     assert result.returncode == 0, result.stderr
     numbers = json.loads((tmp_path / "symptoms.json").read_text())
     assert [line["symptom"] for line in numbers["lines"]] == [

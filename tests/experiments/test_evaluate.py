@@ -1,13 +1,12 @@
 """The evaluation from end to end on a small run, and its arithmetic on made-up rows."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
+from helpers.programs import command
 from PIL import Image
 
 from dreamfusion_jax.evaluation.judge import Judge, JudgeConfig, save_judge
@@ -47,11 +46,8 @@ def test_a_small_run_is_measured_from_the_command_line(finished: Path, tmp_path:
     params = judge.init(jax.random.key(0))
     params["category"]["bias"] = jnp.array([99.0, 0.0])  # Everything is a car.
     save_judge(tmp_path / "judge", judge, params)
-    options = ["--output", str(tmp_path / "out"), "--judge", str(tmp_path / "judge")]
-    command = [sys.executable, "-m", "experiments.evaluate", "--runs", str(finished), *options]
-    result = subprocess.run(
-        [*command, "--size", str(SIZE)], capture_output=True, text=True, check=False
-    )
+    options = ["--output", tmp_path / "out", "--judge", tmp_path / "judge", "--size", SIZE]
+    result = command("evaluate", "--runs", finished, *options)
     assert result.returncode == 0, result.stderr
     table = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
     assert table in result.stdout

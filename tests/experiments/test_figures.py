@@ -2,11 +2,10 @@
 
 import itertools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from helpers.programs import command
 from PIL import Image
 
 from experiments.figures import fig2, fig4, fig6, table1
@@ -21,10 +20,7 @@ NAMES = ("gallery", "fig2", "fig3", "fig4", "fig6", "fig6-pictures", "fig9", "ta
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything, drawn by one command."""
     folder = tmp_path_factory.mktemp("figures") / "out"
-    command = [sys.executable, "-m", "experiments.figures.all", "--small", *TINY]
-    result = subprocess.run(
-        [*command, "--narrow", "--output", str(folder)], capture_output=True, text=True, check=False
-    )
+    result = command("figures.all", "--small", *TINY, "--narrow", "--output", folder)
     assert result.returncode == 0, result.stderr
     assert f"done: {folder / 'index.html'}" in result.stdout
     return folder

@@ -1,10 +1,9 @@
 """The gallery's command, and the command that makes a run again."""
 
 import shlex
-import subprocess
-import sys
 
 import pytest
+from helpers.programs import command
 from helpers.small_scenes import written_run
 
 from dreamfusion_jax import presets
@@ -49,12 +48,7 @@ def test_settings_beyond_the_options_have_no_command():
 
 def test_the_command_writes_the_pages(tmp_path):
     folder = written_run(tmp_path / "out" / "run")
-    result = subprocess.run(
-        [sys.executable, "-m", "experiments.gallery", str(tmp_path / "out")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = command("gallery", tmp_path / "out")
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == f"page: {tmp_path / 'out' / 'index.html'}"
     assert "experiments.run --prompt &#39;a ball&#39;" in (folder / "index.html").read_text()

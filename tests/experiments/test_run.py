@@ -13,6 +13,7 @@ import mediapy
 import numpy as np
 import pytest
 import trimesh
+from helpers.programs import command, refused
 from PIL import Image
 
 from experiments.run import main
@@ -27,29 +28,10 @@ TINY = [
 ]
 
 
-def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.run", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def _refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Runs in this process; returns the one line of the refusal."""
-    with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
-    assert stop.value.code == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1
-    return lines[0]
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("outputs")
-    result = _command(*TINY, "--output", str(output), "--tensorboard")
+    result = command("run", *TINY, "--output", str(output), "--tensorboard")
     assert result.returncode == 0, result.stderr
     folder = output / "a-red-mushroom-seed0"
     assert result.stdout.endswith(f"done: {folder}\npage: {folder / 'index.html'}\n")
@@ -97,7 +79,7 @@ def test_an_existing_run_is_not_overwritten(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (finished / "config.json").read_bytes()
-    line = _refused(capsys, *TINY, "--output", str(finished.parent))
+    line = refused(main, capsys, *TINY, "--output", str(finished.parent))
     assert "--resume" in line
     assert (finished / "config.json").read_bytes() == before
 
@@ -131,7 +113,7 @@ def test_bad_input_is_named_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert named in _refused(capsys, *arguments)
+    assert named in refused(main, capsys, *arguments)
     assert not list(tmp_path.iterdir())
 
 
@@ -145,7 +127,7 @@ def test_an_observer_without_its_library_names_the_extra(
         "find_spec",
         lambda name, *rest: None if name in absent else find(name, *rest),
     )
-    line = _refused(capsys, *TINY, "--output", str(tmp_path), f"--{extra}")
+    line = refused(main, capsys, *TINY, "--output", str(tmp_path), f"--{extra}")
     assert line.endswith(f"pip install 'dreamfusion_jax[{extra}]'")
     assert not list(tmp_path.iterdir())
 
@@ -154,19 +136,19 @@ def test_resuming_a_foreign_folder_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "config.json").write_text('{"name": "something else"}')
-    assert "not the folder of a run" in _refused(capsys, "--resume", str(tmp_path))
+    assert "not the folder of a run" in refused(main, capsys, "--resume", str(tmp_path))
 
 
 def test_an_unwritable_output_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    line = _refused(capsys, *TINY, "--output", str(tmp_path / "file"))
+    line = refused(main, capsys, *TINY, "--output", str(tmp_path / "file"))
     assert "cannot write" in line
 
 
 def test_help_is_readable() -> None:
-    result = _command("--help")
+    result = command("run", "--help")
     assert result.returncode == 0
     assert "--prompt" in result.stdout and "--train.distillation.guidance-weight" in result.stdout
     assert not result.stderr

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers.programs import Program
 from helpers.tiny_run import PRIOR, SETTINGS
 
 from dreamfusion_jax.runs.checkpoint import CheckpointError
@@ -29,14 +30,8 @@ FILES = (
 )
 
 
-def begin(folder, prefix=()):
-    return subprocess.Popen(
-        [*prefix, *COMMAND, str(folder)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    )
+def begin(folder):
+    return Program("helpers.tiny_run", folder)
 
 
 def finish(folder):
@@ -220,7 +215,13 @@ def test_a_folder_that_becomes_read_only_is_said_in_one_line(tmp_path):
     folder = tmp_path / "run"
     # Root may write everywhere, but for this.
     obey = ["setpriv", "--bounding-set", "-dac_override"] if os.geteuid() == 0 else []
-    program = begin(folder, obey)
+    program = subprocess.Popen(
+        [*obey, *COMMAND, str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
     wait_for(lambda: last_step(folder) >= 5, program)
     (folder / "checkpoints").chmod(0o555), folder.chmod(0o555)
     _, errors = program.communicate(timeout=300)
