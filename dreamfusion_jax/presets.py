@@ -125,16 +125,21 @@ Departure: see `Density` for the thin start, and `CameraConfig` for the spread o
 # As many lit pictures as the prior was trained on.
 _SOFT_LIGHTS = dataclasses.replace(SOFT_LIGHTING, albedo_until=1 / 4)
 
-FOR_SMALL_PRIOR: Mapping[str, object] = {
+SEEN_BY_SMALL_PRIOR: Mapping[str, object] = {
     # What the prior has not seen, it cannot tell from fog.
     "train.cameras": NARROW_CAMERAS,
     # It was not trained to be guided as strongly as a prior of every picture there is.
     "train.distillation": Sds(guidance_weight=3.0, clip_denoised=True),
-    # A learned background draws the prompt itself, and the object fades away.
-    "scene.background": None,
     # Nor was it trained on pictures whose dark side is nearly black, or on white surfaces: it takes
     # a dark stalk for background. As for `TOYBOX`, colours come first.
     "train.lighting": _SOFT_LIGHTS,
+}
+"""What the embedded prior asks of any preset that was made for a larger one."""
+
+FOR_SMALL_PRIOR: Mapping[str, object] = {
+    **SEEN_BY_SMALL_PRIOR,
+    # A learned background draws the prompt itself, and the object fades away.
+    "scene.background": None,
     # Fewer and cheaper steps, so that a CPU gets there in an hour: a fifteenth of their number,
     # a quarter of the views, a normal a ray; and a rate that goes nearly as far in them.
     "train.steps": 1000,

@@ -73,8 +73,42 @@ _OF_PAPER: dict[str, Change] = {
 }
 """Without one departure from the paper each."""
 
-CHANGES: dict[str, dict[str, Change]] = {"toybox": _OF_TOYBOX, "paper": _OF_PAPER}
+_OF_FAST: dict[str, Change] = {
+    "default": {},
+    "its own lights": {"train.lighting": presets.FAST_SD.train.lighting},
+    "plain backdrops, samples where the object is": {
+        "scene.background": None,
+        "scene.sampling.radius": presets.TOYBOX.scene.sampling.radius,
+    },
+}
+
+CHANGES: dict[str, dict[str, Change]] = {
+    "toybox": _OF_TOYBOX,
+    "paper": _OF_PAPER,
+    "fast-sd": _OF_FAST,
+}
 """The changes to each preset."""
+
+_FAST = presets.changed(
+    presets.FAST_SD,
+    {
+        **presets.SEEN_BY_SMALL_PRIOR,
+        # Half of the views keep their plain backdrop.
+        "train.lighting": dataclasses.replace(
+            presets.PAPER_SMALL.train.lighting,
+            plain_backdrops=presets.FAST_SD.train.lighting.plain_backdrops,
+        ),
+        # For a CPU.
+        "scene.sampling.intervals": 48,
+        "output": presets.OutputConfig(),
+    },
+)
+CHANGED: dict[str, presets.Preset] = {
+    "toybox": presets.preset("toybox"),
+    "paper": presets.preset("paper"),
+    "fast-sd": dataclasses.replace(presets.preset("fast-sd"), prior="toybox", config=_FAST),
+}
+"""What is changed: presets for the embedded prior, or what it asks of those for another one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +116,8 @@ class Arguments:
     """What to try and where to put it.
 
     Attributes:
-        preset: What is changed, "toybox" or "paper".
+        preset: What is changed: "toybox", "paper", or "fast-sd" with the embedded prior in the
+            place of Stable Diffusion.
         changes: Names from the list in this file; all of the preset's if none are given.
         steps: Length of every run; the preset's if not given.
         prompts: What to make with each.
@@ -92,7 +127,7 @@ class Arguments:
         size: Height and width of the measured views, pixels.
     """
 
-    preset: Literal["toybox", "paper"] = "toybox"
+    preset: Literal["toybox", "paper", "fast-sd"] = "toybox"
     changes: tuple[str, ...] = ()
     steps: int | None = None
     prompts: tuple[str, ...] = ("a red rocket", "a red mushroom")
@@ -112,7 +147,7 @@ def main(argv: list[str] | None = None) -> None:
                 raise ValueError(f"unknown change {name!r}; known: {', '.join(known)}")
         if not arguments.prompts:
             raise ValueError("--prompts must not be empty")
-        preset = presets.preset(arguments.preset)
+        preset = CHANGED[arguments.preset]
         if arguments.steps is not None:
             config = presets.changed(preset.config, {"train.steps": arguments.steps})
             preset = dataclasses.replace(preset, config=config)

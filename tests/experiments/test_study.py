@@ -47,7 +47,7 @@ def test_a_study_makes_and_measures_and_does_nothing_twice(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("preset", program.CHANGES)
 def test_every_change_is_one_to_the_preset(preset):
-    config = presets.preset(preset).config
+    config = program.CHANGED[preset].config
     for name, change in program.CHANGES[preset].items():
         assert (presets.changed(config, change) == config) == (name == "default")
     with pytest.raises(ValueError, match=r"no setting train\.distillation\.magic"):
