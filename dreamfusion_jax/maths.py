@@ -1,5 +1,7 @@
 """Numerically safe versions of a few functions."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
@@ -24,6 +26,7 @@ def _safe_exp_jvp(primals, tangents):
     return y, y * tangents[0]
 
 
+@functools.partial(jax.jit, inline=True)
 def safe_norm(x: Float[Array, "*shape 3"]) -> Float[Array, "*shape 1"]:
     """Euclidean norm over the last axis with a finite gradient (zero) at the origin.
 
@@ -34,6 +37,7 @@ def safe_norm(x: Float[Array, "*shape 3"]) -> Float[Array, "*shape 1"]:
     return jnp.where(zero, 0.0, jnp.sqrt(squared) / scale)
 
 
+@functools.partial(jax.jit, inline=True)
 def safe_normalize(x: Float[Array, "*shape 3"]) -> Float[Array, "*shape 3"]:
     """X / |x| over the last axis; the zero vector, with zero gradient, where |x| vanishes.
 

@@ -2,14 +2,13 @@
 
 import dataclasses
 import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.programs import command
 
 from dreamfusion_jax import cores
 from dreamfusion_jax.presets import TOYBOX, changed
@@ -78,13 +77,7 @@ TINY = [
 @pytest.mark.skipif(cores.usable_cores() < 2, reason="there is one core")
 def test_the_cores_share_a_run_that_one_device_can_read(tmp_path):
     flags = os.environ["XLA_FLAGS"].replace("--xla_cpu_multi_thread_eigen=false", "")
-    said = subprocess.run(
-        [sys.executable, "-m", "experiments.run", *TINY, "--output", str(tmp_path)],
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    said = command("run", *TINY, "--output", tmp_path, XLA_FLAGS=flags, JAX_PLATFORMS="cpu")
     assert said.returncode == 0, said.stderr
     assert "views over 2" in said.stdout and "2 x" not in said.stdout
     (run,) = tmp_path.iterdir()

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Any, Literal, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -85,7 +86,7 @@ class NoiseSchedule:
                 scheduler_config.get("dynamic_thresholding_ratio", 0.995),
                 scheduler_config.get("sample_max_value", 1.0),
             )
-        return cls(jnp.asarray(alphas_cumprod), prediction_type, thresholding)
+        return cls(jax.device_put(alphas_cumprod), prediction_type, thresholding)
 
     def timestep(self, t: Float[Array, "*batch"]) -> Int[Array, "*batch"]:
         """Index of the step at time t: t * T rounded down, within 0 .. T - 1."""

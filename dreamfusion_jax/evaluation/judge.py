@@ -270,5 +270,5 @@ def load_judge(folder: Path = SHIPPED) -> tuple[Judge, Params]:
     if shapes != wanted:
         names = sorted({name for name, _ in shapes.items() ^ wanted.items()})
         raise ValueError(f"{folder / _WEIGHTS} does not fit {_CONFIG}: {', '.join(names)}")
-    params = {name: jnp.asarray(x, jnp.float32) for name, x in stored.items()}
+    params = {name: jax.device_put(x.astype(np.float32)) for name, x in stored.items()}
     return judge, unflatten_dict(params, sep="/")

@@ -95,7 +95,7 @@ def look(
 
     def picture_of(x: jax.Array) -> jax.Array:
         # Cut by NumPy, for which nothing has to be compiled for each size.
-        return jnp.asarray(np.asarray(x)[:count].reshape(size, size, x.shape[-1]))
+        return jax.device_put(np.asarray(x)[:count].reshape(size, size, x.shape[-1]))
 
     return jax.tree.map(picture_of, pixels)
 
@@ -182,4 +182,4 @@ def look_around(
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         views += pool.map(draw, others)
     # Put together by NumPy: nothing is to be compiled for each number of views.
-    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *views)
+    return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *views)

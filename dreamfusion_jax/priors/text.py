@@ -98,7 +98,7 @@ class CachedText:
                 self._write(prompt, row, fingerprint)
                 known[prompt] = row
         rows = [known[prompt] for prompt in prompts]
-        return jax.tree.map(lambda *x: jnp.asarray(np.stack(x).astype(np.float32)), *rows)
+        return jax.tree.map(lambda *x: jax.device_put(np.stack(x).astype(np.float32)), *rows)
 
     def _file(self, prompt: str) -> Path:
         kind = self.pipeline.classes.get(_ENCODER)

@@ -109,6 +109,7 @@ class CameraConfig:
         check_range(self, NOT_NEGATIVE, "position_jitter", "look_at_std", "up_std")
 
 
+@functools.partial(jax.jit, inline=True)
 def from_angles(
     azimuth: Float[Array, "*batch"],
     elevation: Float[Array, "*batch"],
@@ -121,6 +122,7 @@ def from_angles(
     )
 
 
+@functools.partial(jax.jit, inline=True)
 def look_at(
     position: Float[Array, "*batch 3"],
     target: Float[Array, "*batch 3"],

@@ -1,6 +1,7 @@
 """Encodings of positions: integrated positional encoding and a multiresolution grid."""
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ _CORNERS = tuple(itertools.product((0, 1), repeat=3))
 _EDGES = tuple(itertools.product((0, 1), repeat=2))
 
 
+@functools.partial(jax.jit, static_argnames="num_frequencies", inline=True)
 def positional_encoding(
     x: Float[Array, "*batch 3"], num_frequencies: int
 ) -> Float[Array, "*batch 6*{num_frequencies}"]:
@@ -29,6 +31,7 @@ def positional_encoding(
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
+@functools.partial(jax.jit, static_argnames="num_frequencies", inline=True)
 def integrated_positional_encoding(
     mean: Float[Array, "*batch 3"], variance: Float[Array, "*batch"], num_frequencies: int
 ) -> Float[Array, "*batch 6*{num_frequencies}"]:

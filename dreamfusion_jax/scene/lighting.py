@@ -1,6 +1,7 @@
 """Point lights, ambient light, and plain backdrops: what falls on a view but is not the scene."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -116,6 +117,7 @@ def headlight(
     )
 
 
+@functools.partial(jax.jit, inline=True)
 def lambertian(
     normal: Float[Array, "*batch 3"],
     point: Float[Array, "*batch 3"],

@@ -1,5 +1,8 @@
 """The names of views, by which a prompt follows the camera. Angles are in radians."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -40,6 +43,7 @@ _OVERHEAD = jnp.pi / 3
 _OVERHEAD_BLEND = (jnp.pi / 4, 5 * jnp.pi / 12)
 
 
+@functools.partial(jax.jit, inline=True)
 def view_index(
     azimuth: Float[Array, "*batch"], elevation: Float[Array, "*batch"]
 ) -> Int[Array, "*batch"]:
@@ -53,6 +57,7 @@ def view_index(
     return jnp.where(elevation > _OVERHEAD, 3, around)
 
 
+@functools.partial(jax.jit, inline=True)
 def octant_index(azimuth: Float[Array, "*batch"]) -> Int[Array, "*batch"]:
     """Index into `OCTANTS` of the nearest one."""
     return jnp.round(azimuth / (jnp.pi / 4)).astype(jnp.int32) % 8
@@ -70,6 +75,7 @@ def framing_index(size: Float[Array, "*batch"]) -> Int[Array, "*batch"]:
     return (size >= low).astype(jnp.int32) + (size > high).astype(jnp.int32)
 
 
+@functools.partial(jax.jit, inline=True)
 def view_weights(
     azimuth: Float[Array, "*batch"], elevation: Float[Array, "*batch"]
 ) -> Float[Array, "*batch 4"]:
@@ -87,6 +93,7 @@ def view_weights(
     return jnp.concatenate([(1 - overhead)[..., None] * around, overhead[..., None]], axis=-1)
 
 
+@functools.partial(jax.jit, inline=True)
 def front_side_weights(
     azimuth: Float[Array, "*batch"], elevation: Float[Array, "*batch"]
 ) -> Float[Array, "*batch 2"]:

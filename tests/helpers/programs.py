@@ -11,6 +11,7 @@ import tempfile
 from multiprocessing import forkserver
 from pathlib import Path
 
+import jax
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +39,8 @@ def _become(module, arguments, environment, said, errors):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     os.environ.clear()
     os.environ.update(environment)
+    if "JAX_PLATFORMS" in environment:  # JAX, which is imported, does not look at it again.
+        jax.config.update("jax_platforms", environment["JAX_PLATFORMS"])
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
@@ -45,7 +48,7 @@ def _become(module, arguments, environment, said, errors):
 class Program:
     """`python -m module arguments`, with what tests ask of a `subprocess.Popen`.
 
-    Variables that are read when JAX is imported, such as JAX_PLATFORMS, come too late for it.
+    Of the variables that JAX reads when it is imported it obeys JAX_PLATFORMS alone.
     """
 
     def __init__(self, module, *arguments, **environment):

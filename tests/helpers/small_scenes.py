@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
@@ -13,6 +12,7 @@ from dreamfusion_jax.presets import TOYBOX, changed
 from dreamfusion_jax.runs.settings import RunSettings, describe_run
 from dreamfusion_jax.runs.trained_scene import TrainedScene
 from dreamfusion_jax.scene.encoding import GridConfig
+from helpers.tiny import zeros
 
 CONFIG = changed(
     TOYBOX, {"scene.field.grid": GridConfig(resolutions=(48,), features=4), "output.size": 16}
@@ -29,7 +29,7 @@ def ball(radius=0.3, colour=(0.9, 0.2, 0.1), centre=(0.0, 0.0, 0.0)) -> TrainedS
     bump = 6.0 * np.exp(-0.5 * np.sum(points**2, axis=-1) / 0.2**2)
     raw = np.log(ball_density(distance, radius)) + 4.0 - bump  # It is exp(raw - 4 + bump).
     table = np.concatenate([raw[:, None], np.tile(_logit(colour), (len(raw), 1))], axis=-1)
-    params = jax.tree.map(jnp.zeros_like, jax.jit(CONFIG.scene.init)(jax.random.key(0)))
+    params = zeros(CONFIG.scene.init)
     params = {**params, "field": [jnp.asarray(table, jnp.float32)]}
     return TrainedScene(CONFIG.scene, params, jnp.zeros(()), about={"prompt": "a ball"})
 

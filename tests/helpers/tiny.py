@@ -110,11 +110,18 @@ def fresh(model):
     return jax.jit(model.init)(jax.random.key(0))
 
 
+def zeros(init):
+    """Parameters that are all zero, of the shapes that a function makes of a key."""
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    return jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype)), shapes)
+
+
 def rays_across(num=9, distance=2.0, half=1.15):
     """Parallel rays along -x, side by side in y from -half to half."""
     origin = np.stack([np.full(num, distance), np.linspace(-half, half, num), np.zeros(num)], -1)
     direction = np.tile([-1.0, 0.0, 0.0], (num, 1))
-    return Rays(jnp.array(origin, jnp.float32), jnp.array(direction, jnp.float32)), origin
+    rays = (x.astype(np.float32) for x in (origin, direction))
+    return Rays(*map(jax.device_put, rays)), origin
 
 
 def weights_by_loop(density, edges):
@@ -145,10 +152,10 @@ def sphere_points(num, seed=0, radius=1.0):
 
 def random_params(init, scale=0.5):
     """Parameters of order one, so that a network or grid differs from place to place."""
-    leaves, tree = jax.tree.flatten(jax.jit(init)(jax.random.key(1)))
     draw = np.random.default_rng(0).normal
-    noise = [jnp.array(scale * draw(size=leaf.shape), jnp.float32) for leaf in leaves]
-    return tree.unflatten([leaf + n for leaf, n in zip(leaves, noise, strict=True)])
+    return jax.tree.map(
+        lambda x: jax.device_put(np.float32(scale * draw(size=x.shape))), zeros(init)
+    )
 
 
 def encode_by_hand(x, variance, frequencies):

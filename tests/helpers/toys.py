@@ -1,6 +1,5 @@
 """A toy of few numbers, as a trained scene: hard, lopsided, another colour on every side."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -8,7 +7,7 @@ from dreamfusion_jax.runs.trained_scene import TrainedScene
 from dreamfusion_jax.scene.encoding import GridConfig
 from dreamfusion_jax.scene.fields.density import Density
 from dreamfusion_jax.scene.fields.grid import GridField
-from helpers.tiny import scene
+from helpers.tiny import scene, zeros
 
 NODES = 13
 
@@ -22,7 +21,7 @@ def toy(lift=0.0):
     plain = Density(bias=0.0, strength=0.0)
     field = GridField(grid=GridConfig((NODES,), 4, 12), radius=0.6, density=plain)
     model = scene(field, intervals=64, radius=0.6)
-    params = jax.tree.map(jnp.zeros_like, jax.jit(model.init)(jax.random.key(0)))
+    params = zeros(model.init)
     axis = np.linspace(-0.6, 0.6, NODES)
     place = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     inside = 0.42 - np.linalg.norm(place * [1.3, 1.0, 1.1], axis=-1)

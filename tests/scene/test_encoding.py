@@ -132,6 +132,7 @@ def test_position_derivatives_match_finite_differences_twice():
     tables = encoding.init_grid(jax.random.key(1), MIXED, 1.0)
     x = jnp.array(inner_positions(MIXED, 30))
 
+    @jax.jit
     def value(x):
         code = encode_grid(tables, x, MIXED)
         return jnp.sum(code * jnp.cos(jnp.arange(6.0)).reshape(1, 2, 3), axis=(1, 2))

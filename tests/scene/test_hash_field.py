@@ -82,13 +82,13 @@ def test_points_that_share_a_row_can_differ():
     )
     points = (2 * corners[[first, second]] / (finest - 1) - 1) * SMALL.radius
     params = random_params(SMALL.init)
-    _, albedo = SMALL(params, jnp.array(points, jnp.float32), jnp.zeros(2))
+    _, albedo = jax.jit(SMALL)(params, jnp.array(points, jnp.float32), jnp.zeros(2))
     assert np.abs(albedo[0] - albedo[1]).max() > 1e-2
 
 
 def test_a_fresh_field_is_grey_with_the_density_of_its_blob():
     params = jax.jit(SMALL.init)(jax.random.key(0))
-    density, albedo = SMALL(params, jnp.array(POINTS), jnp.zeros(25))
+    density, albedo = jax.jit(SMALL)(params, jnp.array(POINTS), jnp.zeros(25))
     wanted = np.log1p(np.exp(10 * (1 - np.linalg.norm(POINTS, axis=-1) / 0.5)))
     np.testing.assert_allclose(density, wanted, rtol=1e-2)
     np.testing.assert_allclose(albedo, np.full((25, 3), 0.5), atol=1e-3)

@@ -18,7 +18,7 @@ FIELD = MlpField(width=8, blocks=1, frequencies=2)
 def asked():
     """Parameters, points [3, 7, 3] and spreads: 21 points are no multiple of 4."""
     points = 0.3 * jax.random.normal(jax.random.key(1), (3, 7, 3))
-    return FIELD.init(jax.random.key(0)), points, jnp.linspace(0.01, 0.1, 21).reshape(3, 7)
+    return jax.jit(FIELD.init)(jax.random.key(0)), points, jnp.linspace(0.01, 0.1, 21).reshape(3, 7)
 
 
 def look(params, points, spread):

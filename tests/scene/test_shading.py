@@ -35,16 +35,15 @@ def grid_density(params, points):
 
 def loud(params):
     """Parameters of order one, so that the field differs from place to place."""
-    leaves, tree = jax.tree.flatten(params)
+    leaves, tree = jax.tree.flatten(jax.device_get(params))
     rng = np.random.default_rng(0)
-    return tree.unflatten(
-        [p + jnp.array(0.5 * rng.normal(size=p.shape), jnp.float32) for p in leaves]
-    )
+    noise = [np.float32(0.5 * rng.normal(size=p.shape)) for p in leaves]
+    return tree.unflatten([jax.device_put(p + n) for p, n in zip(leaves, noise, strict=True)])
 
 
 @pytest.mark.parametrize(("field", "density"), [(MLP, mlp_density), (GRID, grid_density)])
 def test_normals_match_finite_differences(field, density):
-    params = loud(field.init(jax.random.key(0)))
+    params = loud(jax.jit(field.init)(jax.random.key(0)))
     points = np.random.default_rng(1).uniform(-0.6, 0.6, (40, 3))
     step = 1e-5
     # Not where the difference would straddle two cells of the grid: there is a kink.
@@ -69,7 +68,7 @@ def test_normals_match_finite_differences(field, density):
     tau, albedo, normals = query(jnp.array(points, jnp.float32))
     np.testing.assert_allclose(tau, density(params, points), rtol=1e-4)
     np.testing.assert_allclose(normals, wanted, atol=2e-3)
-    plain = field(params, jnp.array(points, jnp.float32), jnp.full(len(points), VARIANCE))
+    plain = jax.jit(field)(params, jnp.array(points, jnp.float32), jnp.full(len(points), VARIANCE))
     np.testing.assert_allclose(tau, plain[0], rtol=1e-5)
     np.testing.assert_allclose(albedo, plain[1], rtol=1e-5, atol=1e-6)
 
