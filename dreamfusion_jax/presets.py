@@ -130,9 +130,6 @@ SEEN_BY_SMALL_PRIOR: Mapping[str, object] = {
     "train.cameras": NARROW_CAMERAS,
     # It was not trained to be guided as strongly as a prior of every picture there is.
     "train.distillation": Sds(guidance_weight=3.0, clip_denoised=True),
-    # Nor was it trained on pictures whose dark side is nearly black, or on white surfaces: it takes
-    # a dark stalk for background. As for `TOYBOX`, colours come first.
-    "train.lighting": _SOFT_LIGHTS,
 }
 """What the embedded prior asks of any preset that was made for a larger one."""
 
@@ -140,6 +137,9 @@ FOR_SMALL_PRIOR: Mapping[str, object] = {
     **SEEN_BY_SMALL_PRIOR,
     # A learned background draws the prompt itself, and the object fades away.
     "scene.background": None,
+    # It was not trained on pictures whose dark side is nearly black, or on white surfaces: it takes
+    # a dark stalk for background. As for `TOYBOX`, colours come first.
+    "train.lighting": _SOFT_LIGHTS,
     # Fewer and cheaper steps, so that a CPU gets there in an hour: a fifteenth of their number,
     # a quarter of the views, a normal a ray; and a rate that goes nearly as far in them.
     "train.steps": 1000,

@@ -73,10 +73,18 @@ _OF_PAPER: dict[str, Change] = {
 }
 """Without one departure from the paper each."""
 
+_LIT: Change = {
+    # Half of the views keep their plain backdrop.
+    "train.lighting": dataclasses.replace(
+        presets.PAPER_SMALL.train.lighting,
+        plain_backdrops=presets.FAST_SD.train.lighting.plain_backdrops,
+    ),
+}
 _OF_FAST: dict[str, Change] = {
     "default": {},
-    "its own lights": {"train.lighting": presets.FAST_SD.train.lighting},
-    "plain backdrops, samples where the object is": {
+    "the small prior's lights": _LIT,
+    "its lights, no background, samples where objects are": {
+        **_LIT,
         "scene.background": None,
         "scene.sampling.radius": presets.TOYBOX.scene.sampling.radius,
     },
@@ -93,11 +101,6 @@ _FAST = presets.changed(
     presets.FAST_SD,
     {
         **presets.SEEN_BY_SMALL_PRIOR,
-        # Half of the views keep their plain backdrop.
-        "train.lighting": dataclasses.replace(
-            presets.PAPER_SMALL.train.lighting,
-            plain_backdrops=presets.FAST_SD.train.lighting.plain_backdrops,
-        ),
         # For a CPU.
         "scene.sampling.intervals": 48,
         "output": presets.OutputConfig(),

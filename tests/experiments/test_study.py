@@ -54,6 +54,15 @@ def test_every_change_is_one_to_the_preset(preset):
         presets.changed(presets.TOYBOX, {"train.distillation.magic": 1})
 
 
+def test_with_the_embedded_prior_fast_if_is_fast_sd():
+    """What tells the two apart is their cameras and their guidance, and those are the prior's."""
+    with_prior = [
+        presets.changed(config, presets.SEEN_BY_SMALL_PRIOR)
+        for config in (presets.FAST_SD, presets.FAST_IF, presets.PAPER)
+    ]
+    assert with_prior[0] == with_prior[1] != with_prior[2]
+
+
 def test_unknown_changes_are_named(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         program.main(["--changes", "more magic", "--judge", "None", "--output", str(tmp_path)])
