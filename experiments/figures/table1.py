@@ -18,7 +18,7 @@ import tyro
 
 from dreamfusion_jax.evaluation import r_precision
 from dreamfusion_jax.evaluation.dream_fields import make_baseline
-from dreamfusion_jax.evaluation.judge import load_judge
+from dreamfusion_jax.evaluation.judge import Judge, Params, load_judge
 from dreamfusion_jax.evaluation.r_precision import Kind, Subject, ViewingConfig
 from dreamfusion_jax.files import write_whole
 from dreamfusion_jax.looks.figures import bars, save_figure
@@ -58,11 +58,13 @@ def draw(arguments: Arguments) -> Path:
         ValueError: A request that cannot be carried out.
     """
     config = ViewingConfig(azimuths=arguments.azimuths, size=arguments.size)
+    arguments.scoring.scorers()  # What is missing is said before hours of making objects.
+    other = load_judge(arguments.baseline) if arguments.baseline is not None else None
     folders = arguments.make(arguments.prompts, arguments.seeds)
     subjects = [r_precision.subject(folder, config) for folder in folders]
     rows = {"ours": ask(arguments.scoring, subjects, KINDS)}
-    if arguments.baseline is not None:
-        rows["baseline"] = ask(arguments.scoring, _baseline(arguments, config), KINDS)
+    if other is not None:
+        rows["baseline"] = ask(arguments.scoring, _baseline(arguments, config, *other), KINDS)
     text = "".join(f"## {name}\n\n{r_precision.table(found)}\n" for name, found in rows.items())
     heights = {name: [100 * row.objects.value for row in found] for name, found in rows.items()}
     truth = [100 * row.truth.value for row in rows["ours"] if row.truth]
@@ -76,9 +78,9 @@ def draw(arguments: Arguments) -> Path:
     return path
 
 
-def _baseline(arguments: Arguments, config: ViewingConfig) -> list[Subject]:
-    assert arguments.baseline is not None
-    judge, params = load_judge(arguments.baseline)
+def _baseline(
+    arguments: Arguments, config: ViewingConfig, judge: Judge, params: Params
+) -> list[Subject]:
     preset, seed = arguments.chosen, arguments.seeds[0]
     folder = (arguments.runs or arguments.output / "runs") / "dream-fields"
     subjects = []

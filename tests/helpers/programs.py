@@ -1,5 +1,6 @@
 """Programs as their users meet them, but for the four seconds that each spends on imports."""
 
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -71,8 +72,9 @@ class Program:
         return self._process.exitcode
 
     def send_signal(self, number):
-        """As for `subprocess.Popen`."""
-        os.kill(self._process.pid, number)
+        """As for `subprocess.Popen`: nothing where the program has come to its end."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._process.pid, number)
 
     def communicate(self, timeout=600):
         """What it said, and what it said of errors; kills it where it does not end."""
