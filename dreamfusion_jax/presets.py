@@ -120,6 +120,8 @@ PAPER = RunConfig(
 """Every number of the paper, for a large prior in Imagen's place.
 
 Departure: see `Density` for the thin start, and `CameraConfig` for the spread of the cameras.
+
+Run with the oracle, and as `PAPER_SMALL` with the embedded prior; not with real weights.
 """
 
 # As many lit pictures as the prior was trained on.
@@ -229,7 +231,7 @@ larger cube and leaves out what its occupancy grid calls empty: there is none he
 views have a plain backdrop, so that the background cannot draw the prompt (stable-dreamfusion).
 Rates rise in the first hundredth and fall to a tenth, as threestudio has them for latents.
 
-Not run with real weights here.
+Run with the oracle and with the embedded prior (docs/presets.md), not with real weights.
 """
 
 LATENT_SD = dataclasses.replace(
@@ -252,7 +254,7 @@ Departure: the same start as `FAST_SD`, not the paper's blob in an exponential, 
 fog. Half of the views have a plain latent in the background's place: without it even the oracle of
 latents made a car in fog, which passes for a background of one latent.
 
-Not run with real weights here.
+Run with the oracle of latents (docs/presets.md), not with real weights.
 """
 
 FAST_IF = dataclasses.replace(
@@ -267,7 +269,7 @@ FAST_IF = dataclasses.replace(
 
 Departure: the denoised pictures are clipped to what pixels can be, which guidance leaves otherwise.
 
-Not run with real weights here.
+Run with the oracle and, being `FAST_SD` there, with the embedded prior; not with real weights.
 """
 
 
