@@ -24,7 +24,7 @@ from dreamfusion_jax.evaluation import r_precision
 from dreamfusion_jax.evaluation.r_precision import Kind, Row, ViewingConfig
 from dreamfusion_jax.files import write_whole
 from experiments.command_line import UsageError, as_program, one_line_errors, parsed, say
-from experiments.scoring import Scoring, ask
+from experiments.scoring import Scoring
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +64,12 @@ def judge(arguments: Arguments) -> list[Row]:
         ValueError: Prompts and captions do not fit each other, or the judges.
         OSError: A file cannot be read or written.
     """
-    arguments.scoring.scorers()  # What is missing is said before the runs are drawn.
+    panel = arguments.scoring.read()
     subjects = []
     for number, folder in enumerate(arguments.runs, 1):
         say(f"drawing {number}/{len(arguments.runs)} {folder}")
         subjects.append(r_precision.subject(folder, arguments.pictures))
-    rows = ask(arguments.scoring, subjects, arguments.kinds)
+    rows = panel.ask(subjects, arguments.kinds)
     arguments.output.mkdir(parents=True, exist_ok=True)
     numbers = r_precision.to_json(rows, subjects, arguments.pictures)
     write_whole(arguments.output / "precision.json", json.dumps(numbers, indent=2).encode())

@@ -30,16 +30,43 @@ class Scoring:
     captions: Path | None = None
     judge: Path = SHIPPED
 
-    def scorers(self) -> list[ClipScorer] | list[JudgeScorer]:
-        """Reads the judges.
+    def read(self) -> "Panel":
+        """Reads judges and captions, before anything is made or drawn for them.
 
         Raises:
             ValueError: CLIP without captions, or weights that do not fit.
             FileNotFoundError: There is no judge in the folder.
+            OSError: A file cannot be read.
         """
         if self.clip and self.captions is None:
             raise UsageError("--clip needs --captions; experiments.r_precision says where some are")
-        return [load_clip(folder) for folder in self.clip] or [load_scorer(self.judge)]
+        scorers = [load_clip(folder) for folder in self.clip] or [load_scorer(self.judge)]
+        return Panel(tuple(scorers), _listed(self.captions))
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """Judges and captions, in memory.
+
+    Attributes:
+        scorers: The judges.
+        captions: What they choose from; empty for all that a judge knows.
+    """
+
+    scorers: tuple[ClipScorer | JudgeScorer, ...]
+    captions: list[str]
+
+    def ask(self, subjects: Sequence[Subject], kinds: Sequence[Kind]) -> list[Row]:
+        """Lets every judge choose among the captions, for every kind of picture.
+
+        Raises:
+            ValueError: Prompts and captions do not fit each other, or the judges.
+        """
+        return [
+            _retrieve(subjects, kind, scorer, self.captions)
+            for scorer in self.scorers
+            for kind in kinds
+        ]
 
 
 def _listed(file: Path | None) -> list[str]:
@@ -47,21 +74,6 @@ def _listed(file: Path | None) -> list[str]:
         return []
     lines = file.read_text(encoding="utf-8").splitlines()
     return [line.strip() for line in lines if line.strip()]
-
-
-def ask(scoring: Scoring, subjects: Sequence[Subject], kinds: Sequence[Kind]) -> list[Row]:
-    """Lets every judge choose among the captions, for every kind of picture.
-
-    Raises:
-        ValueError: Prompts and captions do not fit each other, or the judges.
-        OSError: A file cannot be read.
-    """
-    captions = _listed(scoring.captions)
-    return [
-        _retrieve(subjects, kind, scorer, captions)
-        for scorer in scoring.scorers()
-        for kind in kinds
-    ]
 
 
 def _retrieve(

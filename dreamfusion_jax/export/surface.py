@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
@@ -174,7 +174,7 @@ def evaluate(
     for start in range(0, len(points[0]), size):
         chunks = [x[start : start + size] for x in points]
         real = len(chunks[0])
-        padded = [jnp.asarray(np.pad(x, ((0, size - real), (0, 0)))) for x in chunks]
+        padded = [jax.device_put(np.pad(x, ((0, size - real), (0, 0)))) for x in chunks]
         values.append(np.asarray(function(*padded), np.float32)[:real])
     return np.concatenate(values)
 

@@ -9,7 +9,6 @@ import functools
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
@@ -123,7 +122,7 @@ class Watch:
             prior_params,
             text,
             view,
-            jnp.asarray(np.full(self.config.views, time, np.float32)),
+            jax.device_put(np.full(self.config.views, time, np.float32)),
             jax.random.key(0),
             state.step,
             model=self.model,

@@ -21,7 +21,7 @@ from dreamfusion_jax.looks.figures import bars, save_figure, tiles
 from dreamfusion_jax.toybox.bank import NARROW_CAMERAS, WIDE_CAMERAS
 from experiments.command_line import as_program
 from experiments.figures.making import Making, run
-from experiments.scoring import Scoring, ask
+from experiments.scoring import Scoring
 
 KINDS: tuple[Kind, ...] = ("colour", "shaded", "textureless")
 """The paper's three scores."""
@@ -82,6 +82,7 @@ def draw(arguments: Arguments) -> Path:
         ValueError: A request that cannot be carried out.
     """
     config = ViewingConfig(size=arguments.size)
+    panel = arguments.scoring.read()
     rungs = ladder(arguments)
     values: dict[str, list[float]] = {kind: [] for kind in KINDS}
     rows, pictures = {}, {}
@@ -89,7 +90,7 @@ def draw(arguments: Arguments) -> Path:
         seeds = arguments.seeds if number in (0, len(rungs) - 1) else arguments.seeds[:1]
         folders = arguments.make(arguments.prompts, seeds, changes, f"fig6 {name}")
         subjects = [r_precision.subject(folder, config) for folder in folders]
-        found = ask(arguments.scoring, subjects, KINDS)[: len(KINDS)]
+        found = panel.ask(subjects, KINDS)[: len(KINDS)]
         rows[name] = [dataclasses.asdict(row) for row in found]
         for row in found:
             values[row.kind].append(100 * row.objects.value)

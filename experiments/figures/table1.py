@@ -25,7 +25,7 @@ from dreamfusion_jax.looks.figures import bars, save_figure
 from experiments.command_line import as_program, say
 from experiments.evaluate import PROMPTS
 from experiments.figures.making import Making, run
-from experiments.scoring import Scoring, ask
+from experiments.scoring import Scoring
 
 KINDS: tuple[Kind, ...] = ("colour", "textureless")
 """The paper's colour and geometry."""
@@ -58,13 +58,13 @@ def draw(arguments: Arguments) -> Path:
         ValueError: A request that cannot be carried out.
     """
     config = ViewingConfig(azimuths=arguments.azimuths, size=arguments.size)
-    arguments.scoring.scorers()  # What is missing is said before hours of making objects.
+    panel = arguments.scoring.read()
     other = load_judge(arguments.baseline) if arguments.baseline is not None else None
     folders = arguments.make(arguments.prompts, arguments.seeds)
     subjects = [r_precision.subject(folder, config) for folder in folders]
-    rows = {"ours": ask(arguments.scoring, subjects, KINDS)}
+    rows = {"ours": panel.ask(subjects, KINDS)}
     if other is not None:
-        rows["baseline"] = ask(arguments.scoring, _baseline(arguments, config, *other), KINDS)
+        rows["baseline"] = panel.ask(_baseline(arguments, config, *other), KINDS)
     text = "".join(f"## {name}\n\n{r_precision.table(found)}\n" for name, found in rows.items())
     heights = {name: [100 * row.objects.value for row in found] for name, found in rows.items()}
     truth = [100 * row.truth.value for row in rows["ours"] if row.truth]

@@ -90,6 +90,7 @@ def test_a_mirrored_picture_is_symmetric_and_a_free_one_is_not(drawn: Path) -> N
         (fig6, ["--prompts"], "--prompts"),
         (table1, ["--preset", "none-such"], "preset must be one of"),
         (table1, ["--clip", "/nowhere"], "--clip needs --captions"),
+        (fig6, ["--clip", "/nowhere"], "--clip needs --captions"),
         (table1, ["--baseline", "/nowhere"], "/nowhere"),
     ],
 )

@@ -153,9 +153,8 @@ def sphere_points(num, seed=0, radius=1.0):
 def random_params(init, scale=0.5):
     """Parameters of order one, so that a network or grid differs from place to place."""
     draw = np.random.default_rng(0).normal
-    return jax.tree.map(
-        lambda x: jax.device_put(np.float32(scale * draw(size=x.shape))), zeros(init)
-    )
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    return jax.tree.map(lambda x: jax.device_put(np.float32(scale * draw(size=x.shape))), shapes)
 
 
 def encode_by_hand(x, variance, frequencies):

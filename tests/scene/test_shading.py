@@ -2,7 +2,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.tiny import Cloud, Fog, encode_by_hand, light, network_by_hand, sphere_points
+from helpers.tiny import (
+    Cloud,
+    Fog,
+    encode_by_hand,
+    light,
+    network_by_hand,
+    random_params,
+    sphere_points,
+)
 from scipy.interpolate import RegularGridInterpolator
 
 from dreamfusion_jax.scene.encoding import GridConfig
@@ -33,17 +41,9 @@ def grid_density(params, points):
     return np.exp(raw)
 
 
-def loud(params):
-    """Parameters of order one, so that the field differs from place to place."""
-    leaves, tree = jax.tree.flatten(jax.device_get(params))
-    rng = np.random.default_rng(0)
-    noise = [np.float32(0.5 * rng.normal(size=p.shape)) for p in leaves]
-    return tree.unflatten([jax.device_put(p + n) for p, n in zip(leaves, noise, strict=True)])
-
-
 @pytest.mark.parametrize(("field", "density"), [(MLP, mlp_density), (GRID, grid_density)])
 def test_normals_match_finite_differences(field, density):
-    params = loud(jax.jit(field.init)(jax.random.key(0)))
+    params = random_params(field.init)
     points = np.random.default_rng(1).uniform(-0.6, 0.6, (40, 3))
     step = 1e-5
     # Not where the difference would straddle two cells of the grid: there is a kink.
