@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -79,7 +80,7 @@ def parsed(parse: Callable[[], _T]) -> _T:
             raise UsageError(f"--{option} {wrong.reason}") from None
         # The first lines in tyro's box say what is wrong; a rule and help follow.
         words = page.getvalue().split("│ ───")[0].translate(dict.fromkeys(map(ord, "│╭╮╰╯─")))
-        words = " ".join(words.split())
+        words = " ".join(re.sub("-{3,}", "", words).split())  # A rule, where there are no boxes.
         raise UsageError(
             words[words.find("Error parsing") :] if "Error parsing" in words else words
         ) from None

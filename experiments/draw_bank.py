@@ -17,7 +17,7 @@ import tyro
 
 from dreamfusion_jax.toybox.bank import BankConfig, kinds_of, write_views
 from dreamfusion_jax.toybox.captions import Vocabulary
-from experiments.command_line import as_program, one_line_errors, say_devices
+from experiments.command_line import as_program, one_line_errors, parsed, say_devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> None:
     """Draws from the command line."""
-    arguments = tyro.cli(Arguments, args=argv, description=__doc__)
     with one_line_errors():
+        arguments = parsed(lambda: tyro.cli(Arguments, args=argv, description=__doc__))
         say_devices()
         kinds = kinds_of(arguments.vocabulary)
         for chunk in range(arguments.chunks):

@@ -20,7 +20,7 @@ from dreamfusion_jax.evaluation.judge import SHIPPED
 from dreamfusion_jax.evaluation.measuring import load_jury
 from dreamfusion_jax.evaluation.objects import make_objects
 from dreamfusion_jax.evaluation.report import evaluate
-from experiments.command_line import as_program, one_line_errors, say, say_devices
+from experiments.command_line import as_program, one_line_errors, parsed, say, say_devices
 
 PROMPTS = (
     *("a red car", "a blue car", "a yellow duck", "a blue rocket"),
@@ -53,8 +53,8 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> None:
     """Evaluates from the command line."""
-    arguments = tyro.cli(Arguments, args=argv, description=__doc__)
     with one_line_errors():
+        arguments = parsed(lambda: tyro.cli(Arguments, args=argv, description=__doc__))
         if arguments.size < 16:
             raise ValueError(f"--size must be at least 16, not {arguments.size}")
         say_devices()

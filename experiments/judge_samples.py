@@ -26,7 +26,7 @@ from dreamfusion_jax.scene.views import FRAMINGS, VIEWS
 from dreamfusion_jax.toybox.bank import allowed_colours
 from dreamfusion_jax.toybox.captions import Description, Vocabulary, caption
 from dreamfusion_jax.toybox.world import CATEGORIES, HELD_OUT_MODIFIED, Scene
-from experiments.command_line import as_program, one_line_errors, say_devices
+from experiments.command_line import as_program, one_line_errors, parsed, say_devices
 
 TODAY, PAPER = "today's", "the paper's"
 _BATCH = 24
@@ -213,8 +213,8 @@ def _write_sheet(file: Path, title: str, images: np.ndarray, scenes: list[Scene]
 
 def main(argv: list[str] | None = None) -> None:
     """Judges from the command line."""
-    arguments = tyro.cli(Arguments, args=argv, description=__doc__)
     with one_line_errors():
+        arguments = parsed(lambda: tyro.cli(Arguments, args=argv, description=__doc__))
         say_devices()
         if min(arguments.rounds, arguments.steps) < 1:
             raise ValueError("--rounds and --steps must be at least 1")

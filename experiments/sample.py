@@ -27,7 +27,14 @@ from dreamfusion_jax.priors.sampling import Solver, condition_of, sample
 from dreamfusion_jax.runs.loop import Moment
 from dreamfusion_jax.runs.progress import Reporter
 from dreamfusion_jax.runs.run import slug
-from experiments.command_line import UsageError, as_program, one_line_errors, say, say_devices
+from experiments.command_line import (
+    UsageError,
+    as_program,
+    one_line_errors,
+    parsed,
+    say,
+    say_devices,
+)
 
 _STEPS: dict[Solver, int] = {"ddim": 50, "dpm++": 20}
 _LONG = 600.0
@@ -170,8 +177,8 @@ def _columns(
 
 def main(argv: list[str] | None = None) -> None:
     """Draws from the command line."""
-    arguments = tyro.cli(Arguments, args=argv, description=__doc__)
     with one_line_errors():
+        arguments = parsed(lambda: tyro.cli(Arguments, args=argv, description=__doc__))
         say_devices()
         print(draw(arguments))
 

@@ -5,23 +5,27 @@
     python -m experiments.study --preset paper --steps 400 --prompts "a red car"
 
 Every change makes the same prompts with the same seed; what is finished is not made again,
-so that a study can be stopped, widened, and split over several machines. Writes table.md
-and a contact sheet for each object to --output.
+so that a study can be stopped, widened, and split over several machines. Writes table.md, a
+plot of it as study.png and study.pdf, its numbers as study.json, and a contact sheet for each
+object to --output.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
 from dreamfusion_jax import presets
+from dreamfusion_jax.distillation.adam import AdamConfig
 from dreamfusion_jax.evaluation.judge import SHIPPED
-from dreamfusion_jax.evaluation.measuring import load_jury
-from dreamfusion_jax.evaluation.study import Change, study
+from dreamfusion_jax.evaluation.measuring import Row, load_jury
+from dreamfusion_jax.evaluation.study import Change, study, table_of
+from dreamfusion_jax.looks.figures import save_figure, strips
 from dreamfusion_jax.scene.fields.density import LITERAL
 from dreamfusion_jax.schedules import Ramp
-from experiments.command_line import as_program, one_line_errors, say, say_devices
+from experiments.command_line import as_program, one_line_errors, parsed, say, say_devices
 
 _SDS, _LOSSES, _TOYBOX = "train.distillation", "train.losses", presets.TOYBOX.train
 
@@ -31,9 +35,13 @@ _OF_TOYBOX: dict[str, Change] = {
     "guidance 2": {f"{_SDS}.guidance_weight": 2.0},
     "guidance 5": {f"{_SDS}.guidance_weight": 5.0},
     "guidance 10": {f"{_SDS}.guidance_weight": 10.0},
+    "guidance 30": {f"{_SDS}.guidance_weight": 30.0},
     "time range annealed to 0.75": {"train.time.high": Ramp(0.98, 0.75, 1.0)},
     "time range annealed to 0.5": {"train.time.high": Ramp(0.98, 0.5, 1.0)},
+    "times from 0.02 to 0.5": {"train.time.high": Ramp(0.5, 0.5, 0.0)},
+    "time range annealed late to 0.5": {"train.time.high": Ramp(0.98, 0.5, 1.0, begin=2 / 3)},
     "weighting sigma squared": {f"{_SDS}.weighting": "sigma_squared"},
+    "weighting uniform": {f"{_SDS}.weighting": "uniform"},
     "not clipped": {f"{_SDS}.clip_denoised": False},
     "never lit": {"train.lighting.diffuse_probability": 0.0},
     "always lit": {"train.lighting.diffuse_probability": 1.0},
@@ -47,6 +55,7 @@ _OF_TOYBOX: dict[str, Change] = {
     "orientation to 1": {
         f"{_LOSSES}.orientation": dataclasses.replace(_TOYBOX.losses.orientation, end=1.0)
     },
+    "a normal a sample": {"scene.sampling.normals": "sample"},
     "grid 16 + 32 + 64": {"scene.field.grid.resolutions": (16, 32, 64)},
     "300 steps": {"train.steps": 300},
     "1200 steps": {"train.steps": 1200},
@@ -68,10 +77,18 @@ _OF_PAPER: dict[str, Change] = {
     },
     "the paper's lights": {"train.lighting": presets.PAPER.train.lighting},
     "the paper's rate": {"train.optimizer.learning_rate": 1e-4},
+    "no blob": {
+        f"scene.{part}.density": dataclasses.replace(model.density, strength=0.0)
+        for part, model in (
+            ("field", presets.PAPER.scene.field),
+            ("proposal", presets.PAPER.scene.proposal),
+        )
+    },
+    "Adam": {"train.optimizer": AdamConfig(learning_rate=1e-3)},
     "four views a step": {"train.views": 4},
     "a normal a sample": {"scene.sampling.normals": "sample"},
 }
-"""Without one departure from the paper each."""
+"""Without one departure from the paper each, and without one of the paper's own means."""
 
 _LIT: Change = {
     # Half of the views keep their plain backdrop.
@@ -140,10 +157,24 @@ class Arguments:
     size: int = 64
 
 
+def draw(found: Mapping[str, list[Row]], folder: Path) -> Path:
+    """Plots overlap and nearness to the truth: a line a change, a mark an object."""
+    prompts = [row.name for row in next(iter(found.values()))]
+    panels = {
+        label: {
+            prompt: [float(getattr(rows[number].measures, name)) for rows in found.values()]
+            for number, prompt in enumerate(prompts)
+        }
+        for name, label in {"iou": "silhouette IoU", "psnr": "PSNR, dB"}.items()
+    }
+    figure = strips([*found], panels)
+    return save_figure(folder, "study", figure, {"changes": [*found], "measures": panels})
+
+
 def main(argv: list[str] | None = None) -> None:
     """Studies from the command line."""
-    arguments = tyro.cli(Arguments, args=argv, description=__doc__)
     with one_line_errors():
+        arguments = parsed(lambda: tyro.cli(Arguments, args=argv, description=__doc__))
         known = CHANGES[arguments.preset]
         for name in arguments.changes:
             if name not in known:
@@ -155,7 +186,7 @@ def main(argv: list[str] | None = None) -> None:
             config = presets.changed(preset.config, {"train.steps": arguments.steps})
             preset = dataclasses.replace(preset, config=config)
         say_devices()
-        table = study(
+        found = study(
             {name: known[name] for name in arguments.changes or known},
             preset,
             arguments.prompts,
@@ -165,7 +196,9 @@ def main(argv: list[str] | None = None) -> None:
             arguments.size,
             say=say,
         )
+        table = table_of(found)
         (arguments.output / "table.md").write_text(table, encoding="utf-8")
+        draw(found, arguments.output)
         print(table)
 
 

@@ -25,13 +25,13 @@ from dreamfusion_jax.evaluation.judge_exam import (
     rank_captions,
 )
 from dreamfusion_jax.evaluation.judge_training import train
-from experiments.command_line import as_program, one_line_errors, say, say_devices
+from experiments.command_line import as_program, one_line_errors, parsed, say, say_devices
 
 
 def main(argv: list[str] | None = None) -> None:
     """Trains and examines from the command line."""
-    training = tyro.cli(JudgeTraining, args=argv, description=__doc__)
     with one_line_errors():
+        training = parsed(lambda: tyro.cli(JudgeTraining, args=argv, description=__doc__))
         if min(training.steps, training.batch_size, training.report_every) < 1:
             raise ValueError("--steps, --batch-size and --report-every must be at least 1")
         say_devices()

@@ -19,7 +19,7 @@ import tyro
 
 from dreamfusion_jax.toybox.training.data import SMALL, WHOLE, Settings
 from dreamfusion_jax.toybox.training.loop import Running, Training, open_folder
-from experiments.command_line import as_program, one_line_errors, say_devices
+from experiments.command_line import as_program, one_line_errors, parsed, say_devices
 
 PRESETS = {"whole": WHOLE, "small": SMALL}
 
@@ -53,18 +53,23 @@ def parse(argv: list[str]) -> Arguments:
     Raises:
         ValueError: Unknown options, or values that make no sense.
     """
+    arguments, unknown = parsed(lambda: _read(argv))
+    if unknown:
+        raise ValueError(f"unknown option {unknown[0]}; --help lists them all")
+    check(arguments.settings, arguments.running)
+    return arguments
+
+
+def _read(argv: list[str]) -> tuple[Arguments, list[str]]:
+    """The arguments, and options that are none."""
     chosen, _ = tyro.cli(_Preset, args=argv, add_help=False, return_unknown_args=True)
-    arguments, unknown = tyro.cli(
+    return tyro.cli(
         Arguments,
         args=argv,
         default=Arguments(preset=chosen.preset, settings=PRESETS[chosen.preset]),
         description=__doc__,
         return_unknown_args=True,
     )
-    if unknown:
-        raise ValueError(f"unknown option {unknown[0]}; --help lists them all")
-    check(arguments.settings, arguments.running)
-    return arguments
 
 
 def check(settings: Settings, running: Running) -> None:

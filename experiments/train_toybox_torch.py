@@ -47,6 +47,7 @@ from dreamfusion_jax.toybox.training.data import (
 from dreamfusion_jax.toybox.training.history import History
 from dreamfusion_jax.toybox.training.report import Report
 from dreamfusion_jax.toybox.training.start import start_from
+from experiments.command_line import as_program, one_line_errors, parsed
 from experiments.torch_samples import draw_grid, losses_by_time
 
 
@@ -260,11 +261,16 @@ class Training:
 
 def main(argv: list[str] | None = None) -> None:
     """Trains from the command line."""
+    with one_line_errors():
+        config = parsed(lambda: _read(argv))
+        torch.set_num_threads(config.threads)
+        Training(config).run()
+
+
+def _read(argv: list[str] | None) -> Config:
     chosen, _ = tyro.cli(_Preset, args=argv, add_help=False, return_unknown_args=True)
     default = Config(preset=chosen.preset, settings={"whole": WHOLE, "small": SMALL}[chosen.preset])
-    config = tyro.cli(Config, args=argv, default=default, description=__doc__)
-    torch.set_num_threads(config.threads)
-    Training(config).run()
+    return tyro.cli(Config, args=argv, default=default, description=__doc__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,4 +281,4 @@ class _Preset:
 
 
 if __name__ == "__main__":
-    main()
+    as_program(main)

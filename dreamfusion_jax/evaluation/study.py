@@ -35,8 +35,8 @@ def study(
     size: int,
     loaded: LoadedPrior | None = None,
     say: Callable[[str], None] = lambda phase: None,
-) -> str:
-    """Makes the same prompts with the same seed under every change.
+) -> dict[str, list[Row]]:
+    """Makes the same prompts with the same seed under every change, and measures them.
 
     Args:
         changes: Of the preset, by name.
@@ -50,16 +50,12 @@ def study(
         say: Is told of phases, and each line of the table as it comes.
 
     Returns:
-        A table as Markdown.
+        What was measured of each prompt, by the name of the change.
     """
-    header = (
-        "| change | IoU | PSNR | facing | colours right | small parts | haze | judge "
-        "| IoU of each |\n"
-    )
-    lines = []
+    found: dict[str, list[Row]] = {}
     for name, change in changes.items():
         say(f"== {name}")
-        folder, rows = output / slug(name), []
+        folder, rows = output / slug(name), found.setdefault(name, [])
         varied = dataclasses.replace(preset, config=changed(preset.config, change))
         for run in make_objects(prompts, (seed,), folder, varied, loaded, say=say):
             settings, trained = load_finished(run)
@@ -67,8 +63,17 @@ def study(
             truth = truth_portrait(scene, size=size)
             save_png(folder / f"{run.name}.png", draw_sheet(looks, truth))
             rows.append(measure(settings.prompt, scene, portrait_of(looks), jury))
-        lines.append(line_of(name, rows))
-        say(lines[-1].strip())
+        say(line_of(name, rows).strip())
+    return found
+
+
+def table_of(found: Mapping[str, list[Row]]) -> str:
+    """A table as Markdown, a line for each change."""
+    header = (
+        "| change | IoU | PSNR | facing | colours right | small parts | haze | judge "
+        "| IoU of each |\n"
+    )
+    lines = [line_of(name, rows) for name, rows in found.items()]
     return header + "| --- " * 9 + "|\n" + "".join(lines)
 
 

@@ -90,6 +90,39 @@ def bars(
     return figure
 
 
+def strips(
+    names: Sequence[str],
+    panels: Mapping[str, Mapping[str, Sequence[float]]],
+    *,
+    width: float = 7.0,
+) -> "Figure":
+    """A line for each name, with a mark for each of the series; panels stand beside each other.
+
+    Args:
+        names: Of the lines, from the top.
+        panels: By the label of their axis, for each of the series (the same in every panel) the
+            values of all names.
+        width: Of the figure, inches.
+    """
+    from matplotlib.figure import Figure
+
+    size = (width, 0.8 + 0.2 * len(names))
+    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)
+    lines = np.arange(len(names))
+    for axes, (label, series) in zip(grid[0], panels.items(), strict=True):
+        for name, values in series.items():
+            axes.plot(values, lines, "o", markersize=4, label=name, alpha=0.8)
+        axes.set_yticks(lines, names, fontsize=_LABEL)
+        axes.set_xlabel(label, fontsize=_LABEL)
+        axes.tick_params(axis="x", labelsize=_LABEL)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", linewidth=0.3)
+    grid[0, 0].invert_yaxis()
+    grid[0, 0].legend(fontsize=_LABEL, frameon=False)
+    return figure
+
+
 def save_figure(folder: Path, name: str, figure: "Figure", numbers: Mapping[str, Any]) -> Path:
     """Writes NAME.png, NAME.pdf and NAME.json, the numbers behind it, and returns the first.
 

@@ -1,5 +1,8 @@
 """The study of settings from end to end, and the judging of samples, at tiny sizes."""
 
+import dataclasses
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +11,8 @@ import pytest
 from dreamfusion_jax import presets
 from dreamfusion_jax.evaluation import measuring, objects
 from dreamfusion_jax.evaluation.judge import Judge, Verdict
-from dreamfusion_jax.evaluation.study import study
-from dreamfusion_jax.evaluation.truth_metrics import Portrait
+from dreamfusion_jax.evaluation.study import study, table_of
+from dreamfusion_jax.evaluation.truth_metrics import Portrait, measure, truth_portrait
 from dreamfusion_jax.priors.loading import load_prior
 from dreamfusion_jax.toybox.world import Scene
 from experiments import judge_samples
@@ -33,7 +36,8 @@ def test_a_study_makes_and_measures_and_does_nothing_twice(tmp_path, monkeypatch
     def run(*names):
         changes = {"default": TINY, "same": TINY, "other": {**TINY, "train.steps": 2}}
         changes = {name: changes[name] for name in names}
-        return study(changes, preset, (PROMPT,), 0, tmp_path, measuring.no_jury, 16, oracle)
+        found = study(changes, preset, (PROMPT,), 0, tmp_path, measuring.no_jury, 16, oracle)
+        return table_of(found)
 
     _, _, default, same, other = run("default", "same", "other").splitlines()
     assert default.split("|")[2:] == same.split("|")[2:] != other.split("|")[2:]
@@ -43,6 +47,26 @@ def test_a_study_makes_and_measures_and_does_nothing_twice(tmp_path, monkeypatch
     monkeypatch.setattr(objects.Run, "resume", lambda *_: pytest.fail("made again"))
     assert run("default").splitlines()[2] == default
     assert (tmp_path / "default/a-green-car-seed0.png").is_file()
+
+
+def test_the_plot_has_the_numbers_of_the_table(tmp_path):
+    car, duck = (
+        [measuring.Row(name, Scene(name, "red"), _measures(iou), None) for name in ("car", "duck")]
+        for iou in (0.5, 0.75)
+    )
+    path = program.draw({"default": car, "other": duck}, tmp_path)
+    assert path.is_file() and path.with_suffix(".pdf").is_file()
+    numbers = json.loads(path.with_suffix(".json").read_text())
+    assert numbers["changes"] == ["default", "other"]
+    assert numbers["measures"]["silhouette IoU"] == {"car": [0.5, 0.75], "duck": [0.5, 0.75]}
+    assert "| other | 0.750 |" in table_of({"default": car, "other": duck})
+
+
+def _measures(iou):
+    """Of an object that is right but for its overlap."""
+    scene = Scene("car", "red")
+    portrait = truth_portrait(scene, size=16)
+    return dataclasses.replace(measure(scene, portrait), iou=iou)
 
 
 @pytest.mark.parametrize("preset", program.CHANGES)

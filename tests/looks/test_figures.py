@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dreamfusion_jax.looks.figures import bars, save_figure, tiles
+from dreamfusion_jax.looks.figures import bars, save_figure, strips, tiles
 
 
 def test_tiles_stand_where_they_should_and_files_are_the_same_again(tmp_path: Path) -> None:
@@ -40,3 +40,19 @@ def test_places_may_be_empty_and_bars_are_as_high_as_their_numbers() -> None:
     assert drawn == list(heights.values())
     centres = [bar.get_x() + bar.get_width() / 2 for bar in axes.patches]
     assert sorted(centres)[:2] == [centres[0], centres[2]]
+
+
+def test_strips_have_a_line_for_each_name_and_a_mark_for_each_value() -> None:
+    panels = {
+        "IoU": {"car": [0.9, 0.8], "duck": [0.7, 0.6]},
+        "PSNR": {"car": [9, 8], "duck": [7, 6]},
+    }
+    figure = strips(["default", "changed"], panels)
+    assert [axes.get_xlabel() for axes in figure.axes] == list(panels)
+    for axes, series in zip(figure.axes, panels.values(), strict=True):
+        drawn = {line.get_label(): line.get_xydata() for line in axes.lines}
+        assert {name: list(marks[:, 0]) for name, marks in drawn.items()} == series
+        assert all(list(marks[:, 1]) == [0, 1] for marks in drawn.values())
+    names = figure.axes[0]
+    assert [label.get_text() for label in names.get_yticklabels()] == ["default", "changed"]
+    assert names.yaxis_inverted()

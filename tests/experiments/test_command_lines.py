@@ -1,0 +1,35 @@
+"""Every program refuses what it does not know in one line."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "experiments"
+# One that speaks with argparse, for machines without tyro; its messages name the program.
+PLAIN = {"train_toybox_gpu"}
+NEEDED = {"export": ["a-run"]}
+PROGRAMS = sorted(
+    path.relative_to(FOLDER).with_suffix("").as_posix().replace("/", ".")
+    for path in FOLDER.rglob("*.py")
+    if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
+)
+
+
+def test_there_are_programs() -> None:
+    assert {"run", "evaluate", "draw_bank", "figures.all"} <= set(PROGRAMS)
+
+
+@pytest.mark.parametrize("name", [name for name in PROGRAMS if name not in PLAIN])
+@pytest.mark.parametrize("words", [["--none-such", "1"], ["--output"]], ids=["unknown", "missing"])
+def test_an_option_that_cannot_be_read_is_named_in_one_line(
+    name: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = importlib.import_module(f"experiments.{name}")
+    with pytest.raises(SystemExit) as stop:
+        program.main([*NEEDED.get(name, []), *words])
+    assert stop.value.code == 2
+    told = capsys.readouterr().err
+    assert re.fullmatch(r"error: .+\n", told) and words[0].lstrip("-") in told
+    assert "---" not in told
