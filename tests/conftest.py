@@ -59,6 +59,8 @@ def pytest_configure(config):
     if not chosen(config, "slow"):
         flags += [flag for flag in HURRY if flag not in flags]  # A worker has them already.
     os.environ["XLA_FLAGS"] = " ".join(flags)
+    if chosen(config, "figures"):  # They share what takes minutes, which must not be made twice.
+        config.option.dist = "loadfile"
 
 
 def pytest_xdist_auto_num_workers(config):

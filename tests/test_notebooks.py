@@ -35,7 +35,7 @@ def _rich(book: nbformat.NotebookNode) -> list[str]:
     return [kind for shown in data for kind in shown if kind in ("image/png", "text/html")]
 
 
-@pytest.mark.slow
+@pytest.mark.figures
 @pytest.mark.parametrize("name", SHOWN)
 def test_a_notebook_runs_from_top_to_bottom(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

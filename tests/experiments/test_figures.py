@@ -24,7 +24,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.figures
 @pytest.mark.parametrize("name", NAMES)
 def test_each_figure_has_its_picture_its_print_and_its_numbers(drawn: Path, name: str) -> None:
     with Image.open(drawn / f"{name}.png") as image:
@@ -34,7 +34,7 @@ def test_each_figure_has_its_picture_its_print_and_its_numbers(drawn: Path, name
     assert not list(drawn.glob(".part-*"))
 
 
-@pytest.mark.slow
+@pytest.mark.figures
 def test_the_index_shows_them_all(drawn: Path) -> None:
     page = (drawn / "index.html").read_text()
     for name in NAMES:
@@ -42,7 +42,7 @@ def test_the_index_shows_them_all(drawn: Path) -> None:
     assert "python -m experiments.figures.fig9 --help" in page
 
 
-@pytest.mark.slow
+@pytest.mark.figures
 def test_objects_are_made_once_and_refined_from_one_another(drawn: Path) -> None:
     runs = sorted(path.parent for path in (drawn / "runs").rglob("config.json"))
     assert len(runs) == 7
@@ -55,7 +55,7 @@ def test_objects_are_made_once_and_refined_from_one_another(drawn: Path) -> None
     assert settings["settings"]["init_from"] is None
 
 
-@pytest.mark.slow
+@pytest.mark.figures
 def test_the_numbers_of_the_ablation_are_those_of_its_rows(drawn: Path) -> None:
     rows = json.loads((drawn / "fig6.json").read_text())["rows"]
     assert list(rows) == ["base", "+ view prompts", "+ lighting", "+ textureless"]
@@ -75,7 +75,7 @@ def test_the_rungs_of_the_ablation_add_one_thing_each() -> None:
         assert len(changed) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.figures
 def test_a_mirrored_picture_is_symmetric_and_a_free_one_is_not(drawn: Path) -> None:
     numbers = json.loads((drawn / "fig2.json").read_text())
     asymmetry = numbers["asymmetry"]
