@@ -47,8 +47,9 @@ def examine(
 
     Returns:
         {"today's cameras", "the paper's cameras"} of {"category", "colour", "view" (where a
-        thing has a front), "modifier" (and its colour, where there is one), "none" (no
-        modifier seen where there is none)}; {"something else"} of {"category"}.
+        thing has a front)} and, of a judge that knows modifiers, {"modifier" (and its colour,
+        where there is one), "none" (no modifier seen where there is none)}; {"something else"}
+        of {"category"}.
     """
     rng = np.random.default_rng(seed)
     vocabulary, config = vocabulary_of(judge.config), judge.config
@@ -62,21 +63,23 @@ def examine(
             [_bare(description) for description in plan.truths],
             config,
         )
-        for name, column, answers in (
-            ("category", 0, verdict.category),
-            ("colour", 1, verdict.colour),
-            ("view", 4, verdict.view),
-            ("accent", 3, verdict.modifier_colour),
+        # No modifier is the first of the answers, and -1 of the truth.
+        for name, answers, right in (
+            ("category", verdict.category, truth[:, 0]),
+            ("colour", verdict.colour, truth[:, 1]),
+            ("view", verdict.view, truth[:, 4]),
+            ("accent", verdict.modifier_colour, truth[:, 3]),
+            ("mod", verdict.modifier, truth[:, 2] + 1),
         ):
-            hits[name].append(answers.argmax(axis=-1) == truth[:, column])
-        hits["mod"].append(verdict.modifier.argmax(axis=-1) == truth[:, 2] + 1)
+            if answers is not None:
+                hits[name].append(answers.argmax(axis=-1) == right)
         truths.append(truth)
         wide.append(plan.facts[:, FACTS.index("wide")] > 0.5)
         odd, _ = add_nonsense(rng, plan.paints, np.zeros(_BATCH, bool))
         said = np.asarray(_look(judge, params, odd)[0].category).argmax(axis=-1)
         nonsense.append(said == len(config.categories))
     truth, far = np.concatenate(truths), np.concatenate(wide)
-    right = {name: np.concatenate(parts) for name, parts in hits.items()}
+    right = {name: np.concatenate(parts) for name, parts in hits.items() if parts}
     found = {}
     for name, chosen in (("today's cameras", ~far), ("the paper's cameras", far)):
         modified = chosen & (truth[:, 2] >= 0)
@@ -84,9 +87,12 @@ def examine(
             "category": _share(right["category"][chosen]),
             "colour": _share(right["colour"][chosen]),
             "view": _share(right["view"][chosen & fronts[truth[:, 0]]]),
-            "modifier": _share((right["mod"] & right["accent"])[modified]),
-            "none": _share(right["mod"][chosen & ~modified]),
         }
+        if config.modifiers:
+            found[name] |= {
+                "modifier": _share((right["mod"] & right["accent"])[modified]),
+                "none": _share(right["mod"][chosen & ~modified]),
+            }
     found["something else"] = {"category": _share(np.concatenate(nonsense))}
     return found
 
@@ -157,10 +163,15 @@ def describe(found: dict[str, Exam]) -> str:
     return "\n".join(lines)
 
 
-def passes(found: dict[str, Exam], ranking: float) -> bool:
-    """Whether a judge is good enough: `GATES`."""
-    shares = {**found["today's cameras"], "ranking": ranking}
-    return all(shares[name] >= gate for name, gate in GATES.items())
+def passes(found: dict[str, Exam], ranking: float | None) -> bool:
+    """Whether a judge is good enough in what it can tell: `GATES`.
+
+    Args:
+        found: What `examine` says.
+        ranking: What `rank_captions` says, or None of a judge that does not read.
+    """
+    shares = found["today's cameras"] | ({} if ranking is None else {"ranking": ranking})
+    return all(share >= GATES[name] for name, share in shares.items() if name in GATES)
 
 
 def open_bank(training: JudgeTraining, *, unseen: bool) -> Bank:

@@ -86,7 +86,7 @@ def bars(
     axes.set_ylim(0.0, 105.0)  # Nothing is right, and everything is, look like it.
     axes.tick_params(axis="y", labelsize=_LABEL)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=_LABEL, frameon=False)
+    figure.legend(loc="outside upper center", ncols=len(series), fontsize=_LABEL, frameon=False)
     return figure
 
 
@@ -119,7 +119,15 @@ def strips(
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", linewidth=0.3)
     grid[0, 0].invert_yaxis()
-    grid[0, 0].legend(fontsize=_LABEL, frameon=False)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper center",
+        ncols=len(labels),
+        fontsize=_LABEL,
+        frameon=False,
+    )
     return figure
 
 

@@ -85,7 +85,7 @@ def draw(arguments: Arguments) -> Path:
     panel = arguments.scoring.read()
     rungs = ladder(arguments)
     values: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    rows, pictures = {}, {}
+    rows, pictures, found = {}, {}, []
     for number, (name, changes) in enumerate(rungs.items()):
         seeds = arguments.seeds if number in (0, len(rungs) - 1) else arguments.seeds[:1]
         folders = arguments.make(arguments.prompts, seeds, changes, f"fig6 {name}")
@@ -100,8 +100,14 @@ def draw(arguments: Arguments) -> Path:
     columns = [text for prompt in arguments.prompts for text in (prompt, "")]
     table = tiles(list(pictures.values()), list(pictures), columns)
     save_figure(arguments.output, "fig6-pictures", table, {"prompts": arguments.prompts})
+    groups = list(rungs)
+    truth = {row.kind: row.truth for row in found}
+    if all(truth.values()):
+        groups.append("the truth")
+        for kind, precision in truth.items():
+            values[kind].append(100 * precision.value)
     named = {"albedo": values["colour"], **{k: values[k] for k in KINDS[1:]}}
-    figure = bars(list(rungs), named, "R-Precision, %")
+    figure = bars(groups, named, "R-Precision, %")
     return save_figure(arguments.output, "fig6", figure, {"rows": rows})
 
 

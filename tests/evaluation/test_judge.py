@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import types
 from pathlib import Path
 
 import jax
@@ -36,6 +37,7 @@ from dreamfusion_jax.toybox.bank import Bank, Kind
 from dreamfusion_jax.toybox.captions import Description
 from dreamfusion_jax.toybox.tokenizer import build_tokenizer
 from dreamfusion_jax.toybox.world import MODIFIERS, Scene
+from experiments import train_judge as program
 from experiments.train_judge import main
 
 TINY = JudgeConfig(
@@ -154,8 +156,8 @@ class Signs(Bank):
     A hat is a frame of the accent colour around the picture.
     """
 
-    def __init__(self) -> None:
-        self.kinds = tuple((c, m) for c in TINY.categories for m in (None, *TINY.modifiers))
+    def __init__(self, modifiers: tuple[str, ...] = TINY.modifiers) -> None:
+        self.kinds = tuple((c, m) for c in TINY.categories for m in (None, *modifiers))
         self.size = 16
 
     def count(self, kind: Kind) -> int:
@@ -205,6 +207,27 @@ def test_a_tiny_judge_learns_to_name_and_to_compare(trained: Path) -> None:
     ranked = rank_captions(judge, params, Signs(), pictures=100, elevation=(0.0, 10.0))
     assert ranked >= 0.75
     assert "| today's cameras | " in describe(found) and not passes(found, 0.5)
+
+
+def test_a_judge_is_examined_in_what_it_can_tell(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that knows no modifiers and reads nothing."""
+    config = dataclasses.replace(TINY, modifiers=(), meeting=0)
+    judge = Judge(config)
+    state = types.SimpleNamespace(ema=judge.init(jax.random.key(3)))
+    monkeypatch.setattr(program, "train", lambda *_: state)
+    monkeypatch.setattr(program, "open_bank", lambda *_, **__: Signs(modifiers=()))
+    training = JudgeTraining(judge=config)
+    monkeypatch.setattr(program.tyro, "cli", lambda *_, **__: training)
+    program.main([])
+    told = capsys.readouterr().out
+    assert "| today's cameras | " in told and "caption first" not in told
+    shares = examine(judge, state.ema, Signs(modifiers=()), pictures=100)["today's cameras"]
+    assert set(shares) == {"category", "colour", "view"}
+    right = {"today's cameras": {"category": 0.97, "colour": 0.96, "view": 0.9}}
+    assert passes(right, None) and passes(right, 0.95) and not passes(right, 0.5)
+    assert not passes({"today's cameras": right["today's cameras"] | {"view": 0.8}}, None)
 
 
 @pytest.mark.slow
