@@ -3,10 +3,11 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from dreamfusion_jax.evaluation.judge import SHIPPED, Judge, Params, Verdict, load_judge
@@ -16,6 +17,9 @@ from dreamfusion_jax.toybox.captions import (
     UnknownWordsError,
     with_article,
 )
+
+Score = Callable[[Float[Array, "B H W 3"]], Float[Array, "B P"]]
+"""From pictures to scores of captions; a pytree of the judge's parameters and what is asked."""
 
 _BATCH = 16
 """Pictures that are looked at together."""
@@ -68,16 +72,17 @@ class JudgeScorer:
         Raises:
             ValueError: A caption that the judge cannot read.
         """
-        score = jax.jit(self.score_of(captions))
+        score = self.score_of(captions)
         parts = [
-            score(jnp.asarray(pictures[i : i + _BATCH])) for i in range(0, len(pictures), _BATCH)
+            _scores(score, jax.device_put(pictures[i : i + _BATCH]))
+            for i in range(0, len(pictures), _BATCH)
         ]
         return np.concatenate([np.asarray(part) for part in parts])
 
-    def score_of(
-        self, captions: Sequence[str]
-    ) -> Callable[[Float[Array, "B H W 3"]], Float[Array, "B P"]]:
+    def score_of(self, captions: Sequence[str]) -> Score:
         """The function from pictures to scores of these captions; differentiable.
+
+        It may be passed to a compiled function, which then serves any captions of that number.
 
         Raises:
             ValueError: A caption that the judge cannot read.
@@ -101,37 +106,73 @@ class JudgeScorer:
             )
         return said
 
-    def _read(self, said: Sequence[Description]):
-        ids = jnp.asarray(self.judge.read([description.text for description in said]))
+    def _read(self, said: Sequence[Description]) -> Score:
+        ids = self.judge.read([description.text for description in said])
+        return Partial(_Reading(self.judge), self.params, ids)
 
-        def score(pictures: Array) -> Array:
-            _, vectors = self.judge.look(self.params, pictures)
-            return self.judge.compare(self.params, vectors, ids)
-
-        return score
-
-    def _name(self, said: Sequence[Description]):
+    def _name(self, said: Sequence[Description]) -> Score:
         config = self.judge.config
         modifiers = (None, *config.modifiers)
-        category = jnp.array([config.categories.index(d.noun or "") for d in said])
-        colour, hue = _places([d.colour for d in said], config.colours)
-        accent, worn = _places([d.modifier_colour for d in said], config.colours)
-        modifier = jnp.array([modifiers.index(d.modifier) for d in said])
-
-        def score(pictures: Array) -> Array:
-            logs: Verdict = jax.tree.map(jax.nn.log_softmax, self.judge(self.params, pictures))
-            total = logs.category[:, category] + hue * logs.colour[:, colour]
-            if logs.modifier is None or logs.modifier_colour is None:
-                return total
-            return total + logs.modifier[:, modifier] + worn * logs.modifier_colour[:, accent]
-
-        return score
+        asked = _Asked(
+            category=np.array([config.categories.index(d.noun or "") for d in said]),
+            colour=_places([d.colour for d in said], config.colours),
+            modifier=np.array([modifiers.index(d.modifier) for d in said]),
+            accent=_places([d.modifier_colour for d in said], config.colours),
+        )
+        return Partial(_Naming(self.judge), self.params, asked)
 
 
-def _places(names: Sequence[str | None], known: Sequence[str]) -> tuple[Array, Array]:
+@jax.jit
+def _scores(score: Score, pictures: Float[Array, "B H W 3"]) -> Float[Array, "B P"]:
+    return score(pictures)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reading:
+    """Log-odds that captions, of which the ids are given, are true of pictures."""
+
+    judge: Judge
+
+    def __call__(self, params: Params, ids: Array, pictures: Array) -> Array:
+        _, vectors = self.judge.look(params, pictures)
+        return self.judge.compare(params, vectors, ids)
+
+
+class _Asked(NamedTuple):
+    """Which answers P captions ask for.
+
+    Attributes:
+        category: Places in the list of categories [P].
+        colour: Places, and 1 or 0 for whether it is asked.
+        modifier: Places in the list that begins with none.
+        accent: The modifier's colour, as colour.
+    """
+
+    category: Array | np.ndarray
+    colour: tuple[Array | np.ndarray, Array | np.ndarray]
+    modifier: Array | np.ndarray
+    accent: tuple[Array | np.ndarray, Array | np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Naming:
+    """Log-probabilities of all that captions say of pictures."""
+
+    judge: Judge
+
+    def __call__(self, params: Params, asked: _Asked, pictures: Array) -> Array:
+        logs: Verdict = jax.tree.map(jax.nn.log_softmax, self.judge(params, pictures))
+        (colour, hue), (accent, worn) = asked.colour, asked.accent
+        total = logs.category[:, asked.category] + hue * logs.colour[:, colour]
+        if logs.modifier is None or logs.modifier_colour is None:
+            return total
+        return total + logs.modifier[:, asked.modifier] + worn * logs.modifier_colour[:, accent]
+
+
+def _places(names: Sequence[str | None], known: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Where the names are in a list, and [1, P] 1 for a name and 0 for none."""
-    places = jnp.array([known.index(name) if name else 0 for name in names])
-    return places, jnp.array([[float(name is not None) for name in names]])
+    places = np.array([known.index(name) if name else 0 for name in names])
+    return places, np.array([[name is not None for name in names]], np.float32)
 
 
 def read_thing(text: str) -> Description | None:

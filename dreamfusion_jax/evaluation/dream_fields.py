@@ -23,7 +23,7 @@ from dreamfusion_jax.distillation.train import (
     sample_view,
     step_keys,
 )
-from dreamfusion_jax.evaluation.caption_judge import JudgeScorer
+from dreamfusion_jax.evaluation.caption_judge import JudgeScorer, Score
 from dreamfusion_jax.evaluation.judge import Judge, Params
 from dreamfusion_jax.presets import RunConfig
 from dreamfusion_jax.runs.loop import Values, iterate
@@ -63,12 +63,9 @@ def make_baseline(
         optimizer=make_optimizer(train.optimizer, train.steps).init(fresh),
         distillation=Carry(params={}, memory={}),
     )
-    size = judge.config.image_size
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def advance(state: TrainState) -> tuple[TrainState, Values]:
-        return _step(state, score, size, config.scene, train)
-
+    advance = functools.partial(
+        _step, score=score, size=judge.config.image_size, scene=config.scene, train=train
+    )
     state = iterate(advance, state, first=0, total=train.steps)
     about = {"prompt": prompt, "seed": str(seed), "preset": "dream fields"}
     blur = train.variance.at_end(train.steps)
@@ -78,8 +75,9 @@ def make_baseline(
     return scene
 
 
+@functools.partial(jax.jit, donate_argnums=0, static_argnames=("size", "scene", "train"))
 def _step(
-    state: TrainState, score, size: int, scene: SceneModel, train: TrainConfig
+    state: TrainState, *, score: Score, size: int, scene: SceneModel, train: TrainConfig
 ) -> tuple[TrainState, Values]:
     """One step: render, ask the judge, follow its gradient."""
     keys, step = step_keys(state.seed, state.step), state.step.astype(jnp.float32)
