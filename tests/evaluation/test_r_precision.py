@@ -1,5 +1,6 @@
 """R-Precision by hand, with CLIP against transformers, and with the judge of the toy world."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from helpers.tiny_run import open_run
 from helpers.torch_models import randomize
 from PIL import Image
 
+from dreamfusion_jax.evaluation import caption_judge
 from dreamfusion_jax.evaluation.caption_judge import JudgeScorer, load_scorer, shape_of
 from dreamfusion_jax.evaluation.clip_score import Preprocessing, load_clip
 from dreamfusion_jax.evaluation.judge import Judge, JudgeConfig, save_judge
@@ -244,6 +246,17 @@ def test_a_judge_that_reads_compares() -> None:
     log = jax.nn.log_softmax(scorer.judge(scorer.params, jnp.asarray(pictures)).category)
     shapes = scorer(pictures, scorer.shapes())
     np.testing.assert_allclose(shapes, log[:, :2], rtol=1e-4, atol=1e-5)
+
+
+def test_other_captions_and_parameters_take_the_same_program() -> None:
+    for changes in ({}, {"meeting": 12, "words": len(build_tokenizer()), "text_width": 16}):
+        scorer, pictures = _small(**changes)
+        twice = dataclasses.replace(scorer, params=jax.tree.map(lambda x: 2 * x, scorer.params))
+        first = scorer(pictures[:16], ["a red apple", "a green car"])
+        programs = caption_judge._scores._cache_size()
+        assert not np.allclose(first, scorer(pictures[:16], ["a red car", "a green apple"]))
+        assert not np.allclose(first, twice(pictures[:16], ["a red apple", "a green car"]))
+        assert caption_judge._scores._cache_size() == programs
 
 
 def test_the_shipped_judge_finds_the_captions_of_true_objects(
