@@ -55,7 +55,7 @@ class Symptoms:
     faces: float | None = None
 
 
-THRESHOLDS = Symptoms(emptiness=0.985, fog=0.25, flatness=0.72, faces=0.02)
+THRESHOLDS = Symptoms(emptiness=0.985, fog=0.25, flatness=0.72, faces=0.01)
 """Above these something is wrong; see docs/results for how often they are mistaken."""
 
 _WORDS = {

@@ -6,8 +6,9 @@
 Without CLIP the judge of the toy world judges. --baseline FOLDER adds objects in the manner of
 Dream Fields (2112.01455), which have another judge's score optimised instead of following a
 diffusion model; that judge, of another seed, is trained by experiments.train_judge and not
-shipped. 24 objects, two to four minutes each on a CPU core. Writes table1.md, table1.json and a
-plot of the table as table1.png and table1.pdf.
+shipped. 24 objects, two to four minutes each on a CPU core, 12 of the baseline one minute each.
+Writes table1.md, table1.json, a plot of the table as table1.png and table1.pdf, and the objects
+as table1-pictures.png, .pdf and .json.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ from dreamfusion_jax.evaluation.dream_fields import make_baseline
 from dreamfusion_jax.evaluation.judge import Judge, Params, load_judge
 from dreamfusion_jax.evaluation.r_precision import Kind, Subject, ViewingConfig
 from dreamfusion_jax.files import write_whole
-from dreamfusion_jax.looks.figures import bars, save_figure
+from dreamfusion_jax.looks.figures import bars, save_figure, tiles
 from experiments.command_line import as_program, say
 from experiments.evaluate import PROMPTS
 from experiments.figures.making import Making, run
@@ -62,9 +63,11 @@ def draw(arguments: Arguments) -> Path:
     other = load_judge(arguments.baseline) if arguments.baseline is not None else None
     folders = arguments.make(arguments.prompts, arguments.seeds)
     subjects = [r_precision.subject(folder, config) for folder in folders]
-    rows = {"ours": panel.ask(subjects, KINDS)}
+    made = {"ours": subjects}
     if other is not None:
-        rows["baseline"] = panel.ask(_baseline(arguments, config, *other), KINDS)
+        made["baseline"] = _baseline(arguments, config, *other)
+    rows = {name: panel.ask(those, KINDS) for name, those in made.items()}
+    _draw_pictures(arguments, made)
     text = "".join(f"## {name}\n\n{r_precision.table(found)}\n" for name, found in rows.items())
     heights = {name: [100 * row.objects.value for row in found] for name, found in rows.items()}
     truth = [100 * row.truth.value for row in rows["ours"] if row.truth]
@@ -76,6 +79,19 @@ def draw(arguments: Arguments) -> Path:
     write_whole(arguments.output / "table1.md", text.encode())
     say(text)
     return path
+
+
+def _draw_pictures(arguments: Arguments, made: dict[str, list[Subject]]) -> None:
+    """The objects of the first seed, in colour and as shapes: table1-pictures."""
+    # Of the views all around, one that is half to the side.
+    view = arguments.azimuths // 8
+    rows = {
+        f"{name}, {kind}": [s.pictures[kind][view] for s in those[: len(arguments.prompts)]]
+        for name, those in made.items()
+        for kind in KINDS
+    }
+    figure = tiles(list(rows.values()), list(rows), arguments.prompts)
+    save_figure(arguments.output, "table1-pictures", figure, {"prompts": arguments.prompts})
 
 
 def _baseline(
