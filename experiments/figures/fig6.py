@@ -101,11 +101,11 @@ def draw(arguments: Arguments) -> Path:
     table = tiles(list(pictures.values()), list(pictures), columns)
     save_figure(arguments.output, "fig6-pictures", table, {"prompts": arguments.prompts})
     groups = list(rungs)
-    truth = {row.kind: row.truth for row in found}
-    if all(truth.values()):
+    truth = {row.kind: row.truth.value for row in found if row.truth}
+    if len(truth) == len(KINDS):
         groups.append("the truth")
-        for kind, precision in truth.items():
-            values[kind].append(100 * precision.value)
+        for kind, value in truth.items():
+            values[kind].append(100 * value)
     named = {"albedo": values["colour"], **{k: values[k] for k in KINDS[1:]}}
     figure = bars(groups, named, "R-Precision, %")
     return save_figure(arguments.output, "fig6", figure, {"rows": rows})
