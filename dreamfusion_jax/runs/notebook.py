@@ -82,9 +82,8 @@ def as_mesh(path: Path | str, height: int = 400) -> "HTML":
 
     scene = trimesh.load_scene(str(path))
     page = html.escape(scene_to_html(scene), quote=True)
-    return HTML(
-        f'<iframe srcdoc="{page}" width="100%" height="{height}" style="border:0"></iframe>'
-    )
+    frame = f'<iframe srcdoc="{page}" width="100%" height="{height}" style="border:0"></iframe>'
+    return HTML(f"<div>{frame}</div>")  # Of a bare one IPython says that there is another way.
 
 
 def offer(path: Path | str) -> object:
