@@ -60,8 +60,9 @@ def test_a_stopped_training_goes_on_to_the_same_weights(bank, tmp_path, monkeypa
         return real(*arguments)
 
     monkeypatch.setattr(train_toybox_torch, "loss_at", stop_in_the_fourth)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit) as stopped:
         train(tmp_path / "stopped", bank, 4)
+    assert stopped.value.code == 130
     assert History.read(tmp_path / "stopped").steps == 2
     train(tmp_path / "stopped", bank, 4, "--copy-to", str(tmp_path / "second"))
     one, other = (weights(tmp_path / name) for name in ("straight", "stopped"))
