@@ -15,6 +15,7 @@ from dreamfusion_jax.files import write_whole
 from dreamfusion_jax.looks.media import Images
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _DPI = 150
@@ -86,7 +87,7 @@ def bars(
     axes.set_ylim(0.0, 105.0)  # Nothing is right, and everything is, look like it.
     axes.tick_params(axis="y", labelsize=_LABEL)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=len(series), fontsize=_LABEL, frameon=False)
+    _name_series(figure, axes)
     return figure
 
 
@@ -119,16 +120,15 @@ def strips(
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", linewidth=0.3)
     grid[0, 0].invert_yaxis()
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside upper center",
-        ncols=len(labels),
-        fontsize=_LABEL,
-        frameon=False,
-    )
+    _name_series(figure, grid[0, 0])
     return figure
+
+
+def _name_series(figure: "Figure", axes: "Axes") -> None:
+    """Names the series of these axes, once and above all panels."""
+    handles, labels = axes.get_legend_handles_labels()
+    place = {"loc": "outside upper center", "ncols": len(labels)}
+    figure.legend(handles, labels, fontsize=_LABEL, frameon=False, **place)
 
 
 def save_figure(folder: Path, name: str, figure: "Figure", numbers: Mapping[str, Any]) -> Path:
