@@ -59,11 +59,12 @@ def draw(arguments: argparse.Namespace) -> None:
         if any([worker.wait() for worker in workers]):
             raise SystemExit("a worker failed")
         return
-    # The same category is not compiled by two of them.
+    # The same category is not compiled by two of them; and no kind is drawn a second time before
+    # each is drawn once, should the time not suffice for all.
     words, config = WHOLE.vocabulary, BankConfig(size=arguments.size)
-    for category in words.categories[arguments.worker :: arguments.workers]:
-        for modifier in (None, *words.modifiers):
-            for chunk in range(arguments.chunks):
+    for chunk in range(arguments.chunks):
+        for category in words.categories[arguments.worker :: arguments.workers]:
+            for modifier in (None, *words.modifiers):
                 if time.monotonic() > until:
                     print("not all drawn; the same command goes on", flush=True)
                     return
@@ -156,11 +157,17 @@ def everything(arguments: argparse.Namespace) -> None:
 
     drawing = _also(arguments, "draw", "--minutes", str(arguments.draw_minutes))
     settings, running = settings_of(arguments), dataclasses.replace(running_of(arguments), fit=True)
-    step, seconds = fastest_step(settings, jnp.bfloat16 if running.bfloat16 else jnp.float32)
+
+    def traced() -> None:
+        say("compiled")
+        failed = drawing.wait()
+        left = "not all views were traced; going on with those there are"
+        say(left if failed else "views traced")
+
+    dtype = jnp.bfloat16 if running.bfloat16 else jnp.float32
+    step, seconds = fastest_step(settings, dtype, quiet=traced)
     told = ", ".join(f"{name} {1000 * taken:.0f} ms" for name, taken in seconds.items())
-    say(f"compiled for {jax.devices()[0].device_kind}; a step takes {told}")
-    failed = drawing.wait()
-    say("not all views were traced; going on with those there are" if failed else "views traced")
+    say(f"on {jax.devices()[0].device_kind} a step takes {told}")
     judging = _also(arguments, "judge") if arguments.judge_steps else None
     try:
         left = arguments.minutes - (time.monotonic() - began) / 60 - MARGIN

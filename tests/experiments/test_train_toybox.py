@@ -366,8 +366,11 @@ def test_a_step_compiled_ahead_is_the_step(straight, bank, tmp_path):
     words = command(tmp_path / "prior", bank, "--optimization.batch-size", "32")
     settings = train_toybox.parse(words).settings
     ways = {"as usual": {}, "again": {}}
-    step, seconds = fastest_step(settings, jnp.float32, ways, repeats=1)
+    unknown = {"not here": {"xla_no_such_option": 1}}
+    step, seconds = fastest_step(settings, jnp.float32, ways | unknown, repeats=1)
     assert set(seconds) == set(ways) and min(seconds.values()) > 0
+    with pytest.raises(RuntimeError, match="not here: .*xla_no_such_option"):
+        fastest_step(settings, jnp.float32, unknown, repeats=1)
     parts = parts_of(straight, bank)
     fresh = functools.partial(toybox_model.init_state, parts.networks, parts.config)
     found, loss = step(fresh(), *parts.batch, SCHEDULE, last=np.int32(STEPS))

@@ -75,6 +75,8 @@ def test_drawing_is_shared_between_workers(tmp_path, monkeypatch):
         words = ["draw", "--bank", str(tmp_path), "--workers", "7", "--worker", str(worker)]
         train_toybox_gpu.main([*words, "--chunks", "2"])
     assert len(drawn) == len(set(drawn)) == 240
+    mine = [chunk for (category, _), chunk in drawn if category == drawn[0][0][0]]
+    assert mine == sorted(mine)  # Should the time not suffice, no kind is left out.
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ WAYS: dict[str, Options] = {
     "as usual": {},
     "no graphs": {"xla_gpu_enable_command_buffer": ""},
     "more in graphs": {
-        "xla_gpu_enable_command_buffer": "+CONVOLUTION",
+        "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,CONVOLUTION",
         "xla_gpu_graph_min_graph_size": 1,
     },
 }
@@ -36,7 +36,11 @@ can take longer than the kernels themselves."""
 
 
 def fastest_step(
-    settings: Settings, dtype: Dtype, ways: dict[str, Options] | None = None, repeats: int = 10
+    settings: Settings,
+    dtype: Dtype,
+    ways: dict[str, Options] | None = None,
+    repeats: int = 10,
+    quiet: Callable[[], object] = lambda: None,
 ) -> tuple[Step, dict[str, float]]:
     """Compiles the step in several ways at once, and takes the one that runs fastest.
 
@@ -45,9 +49,14 @@ def fastest_step(
         dtype: What its networks compute in.
         ways: Options of XLA by name; those for the device that is there if None.
         repeats: Steps that are timed, of random pictures.
+        quiet: Called when all is compiled: waits until nothing else uses the device.
 
     Returns:
-        The step, and the seconds that each way takes.
+        The step, and the seconds that each way takes; those that do not compile or run here are
+        left out.
+
+    Raises:
+        RuntimeError: None of them does.
     """
     if ways is None:
         ways = WAYS if jax.default_backend() == "gpu" else {"as usual": {}}
@@ -66,17 +75,25 @@ def fastest_step(
         last=last,
     )
     with ThreadPoolExecutor() as pool:
-        compiled = dict(zip(ways, pool.map(lowered.compile, ways.values()), strict=True))
-    seconds = {}
-    for name, step in compiled.items():
-        # The first one sets up what the others use.
-        state, _ = jax.block_until_ready(step(fresh(), paints, ids, schedule, last=last))
-        began = time.perf_counter()
-        for _ in range(repeats):
-            state, _ = step(state, paints, ids, schedule, last=last)
-        jax.block_until_ready(state)
-        seconds[name] = (time.perf_counter() - began) / repeats
-    return compiled[min(seconds, key=lambda name: seconds[name])], seconds
+        compiling = {name: pool.submit(lowered.compile, options) for name, options in ways.items()}
+    quiet()
+    steps, seconds, failed = {}, {}, {}
+    for name, future in compiling.items():
+        try:
+            steps[name] = future.result()
+            # The first step sets up what the others use.
+            state, _ = jax.block_until_ready(steps[name](fresh(), paints, ids, schedule, last=last))
+            began = time.perf_counter()
+            for _ in range(repeats):
+                state, _ = steps[name](state, paints, ids, schedule, last=last)
+            jax.block_until_ready(state)
+        except RuntimeError as error:
+            failed[name] = f"{name}: {error}"
+        else:
+            seconds[name] = (time.perf_counter() - began) / repeats
+    if not seconds:
+        raise RuntimeError("the step cannot be compiled or run here: " + "; ".join(failed.values()))
+    return steps[min(seconds, key=lambda name: seconds[name])], seconds
 
 
 def _pictures(settings: Settings, key: jax.Array) -> tuple[Paints, jax.Array]:
