@@ -369,7 +369,7 @@ def test_a_step_compiled_ahead_is_the_step(straight, bank, tmp_path):
     unknown = {"not here": {"xla_no_such_option": 1}}
     step, seconds = fastest_step(settings, jnp.float32, ways | unknown, repeats=1)
     assert set(seconds) == set(ways) and min(seconds.values()) > 0
-    with pytest.raises(RuntimeError, match="not here: .*xla_no_such_option"):
+    with pytest.raises(RuntimeError, match=r"not here: .*no_such"):
         fastest_step(settings, jnp.float32, unknown, repeats=1)
     parts = parts_of(straight, bank)
     fresh = functools.partial(toybox_model.init_state, parts.networks, parts.config)
