@@ -22,6 +22,7 @@ lost, `train --start FOLDER` begins again with those weights.
 import argparse
 import contextlib
 import dataclasses
+import functools
 import io
 import os
 import subprocess
@@ -40,15 +41,19 @@ import jax.numpy as jnp  # noqa: E402
 from dreamfusion_jax.evaluation.judge_data import JudgeTraining  # noqa: E402
 from dreamfusion_jax.evaluation.judge_training import train as train_judge  # noqa: E402
 from dreamfusion_jax.toybox.bank import BankConfig, write_views  # noqa: E402
-from dreamfusion_jax.toybox.training.compiled import Step, fastest_step  # noqa: E402
+from dreamfusion_jax.toybox.training.compiled import Step, compiled_step  # noqa: E402
 from dreamfusion_jax.toybox.training.data import WHOLE, Optimization, Settings  # noqa: E402
 from dreamfusion_jax.toybox.training.loop import Running, Training, open_folder  # noqa: E402
+from experiments.kernel_times import kernel_times, told  # noqa: E402
 
 PIECE = 16_000_000
 """Largest size of a piece, bytes."""
 
 MARGIN = 0.4
 """Minutes that `all` keeps for what follows the training."""
+
+PROFILED = 5
+"""Steps of which `all` tells how long each kernel takes."""
 
 
 def draw(arguments: argparse.Namespace) -> None:
@@ -155,25 +160,21 @@ def everything(arguments: argparse.Namespace) -> None:
     def say(what: str) -> None:
         print(f"{time.monotonic() - began:.0f} s: {what}", flush=True)
 
-    drawing = _also(arguments, "draw", "--minutes", str(arguments.draw_minutes))
+    # Not while the step is compiled: its kernels are chosen by their speed then.
+    failed = _also(arguments, "draw", "--minutes", str(arguments.draw_minutes)).wait()
+    say("not all views were traced; going on with those there are" if failed else "views traced")
     settings, running = settings_of(arguments), dataclasses.replace(running_of(arguments), fit=True)
-
-    def traced() -> None:
-        say("compiled")
-        failed = drawing.wait()
-        left = "not all views were traced; going on with those there are"
-        say(left if failed else "views traced")
-
-    dtype = jnp.bfloat16 if running.bfloat16 else jnp.float32
-    step, seconds = fastest_step(settings, dtype, quiet=traced)
-    told = ", ".join(f"{name} {1000 * taken:.0f} ms" for name, taken in seconds.items())
-    say(f"on {jax.devices()[0].device_kind} a step takes {told}")
+    step, tried = compiled_step(settings, jnp.bfloat16 if running.bfloat16 else jnp.float32)
+    tried(1)
+    say(f"compiled for {jax.devices()[0].device_kind}; {PROFILED} steps:")
+    print(told(*kernel_times(lambda: tried(PROFILED))), flush=True)
     judging = _also(arguments, "judge") if arguments.judge_steps else None
     try:
         left = arguments.minutes - (time.monotonic() - began) / 60 - MARGIN
-        _train(settings, dataclasses.replace(running, minutes=left), step)
+        # In pieces at every save: the machine may be gone before the end.
+        whole = functools.partial(split, pieces=arguments.pieces)
+        _train(settings, dataclasses.replace(running, minutes=left, saved=whole), step)
         say("the prior is trained")
-        split(arguments.output, arguments.pieces)
         if judging is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 judging.wait(max(1.0, 60 * arguments.minutes - (time.monotonic() - began)))

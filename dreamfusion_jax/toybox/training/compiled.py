@@ -1,9 +1,7 @@
-"""The training step compiled before there are pictures, in the way that runs fastest here."""
+"""The training step compiled before there are pictures to learn from."""
 
 import functools
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -20,86 +18,50 @@ from dreamfusion_jax.toybox.training.model import State, init_state, make_networ
 Step = Callable[..., tuple[State, jax.Array]]
 """`model.train_step` without its static arguments: (state, paints, ids, schedule, last=...)."""
 
-Options = dict[str, str | int]
 
-WAYS: dict[str, Options] = {
-    "as usual": {},
-    "no graphs": {"xla_gpu_enable_command_buffer": ""},
-    "more in graphs": {
-        "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,CONVOLUTION",
-        "xla_gpu_graph_min_graph_size": 1,
-    },
-}
-"""Options of XLA: how the thousands of small kernels of a step are handed to a GPU. By default
-those that stand together are put into graphs, which are brought up to date at every step; that
-can take longer than the kernels themselves."""
+def compiled_step(settings: Settings, dtype: Dtype) -> tuple[Step, Callable[[int], None]]:
+    """Compiles the step.
 
-
-def fastest_step(
-    settings: Settings,
-    dtype: Dtype,
-    ways: dict[str, Options] | None = None,
-    repeats: int = 10,
-    quiet: Callable[[], object] = lambda: None,
-) -> tuple[Step, dict[str, float]]:
-    """Compiles the step in several ways at once, and takes the one that runs fastest.
+    XLA times kernels against each other meanwhile: on a GPU that others use it may take slow ones.
 
     Args:
         settings: Of the training.
         dtype: What its networks compute in.
-        ways: Options of XLA by name; those for the device that is there if None.
-        repeats: Steps that are timed, of random pictures.
-        quiet: Called when all is compiled: waits until nothing else uses the device.
 
     Returns:
-        The step, and the seconds that each way takes; those that do not compile or run here are
-        left out.
-
-    Raises:
-        RuntimeError: None of them does.
+        The step; and a function that takes so many steps with random pictures, to measure it
+        with. It begins with fresh weights, and goes on from there when it is called again.
     """
-    if ways is None:
-        ways = WAYS if jax.default_backend() == "gpu" else {"as usual": {}}
     config, block = settings.optimization, settings.model.block
     networks = make_networks(settings.model, build_tokenizer(), dtype)
     fresh = functools.partial(init_state, networks, config)
-    key = jax.random.key(config.seed)
-    paints, ids = jax.jit(functools.partial(_pictures, settings))(key)
+    batch = jax.jit(functools.partial(_pictures, settings))(jax.random.key(config.seed))
     schedule = NoiseSchedule.from_config(architecture.SCHEDULER)
     last = np.int32(config.steps)
-    lowered = train_step.lower(
-        *(jax.eval_shape(fresh), paints, ids, schedule),
+    step = train_step.lower(
+        *(jax.eval_shape(fresh), *batch, schedule),
         networks=networks,
         config=config,
         block=block,
         last=last,
-    )
-    with ThreadPoolExecutor() as pool:
-        compiling = {name: pool.submit(lowered.compile, options) for name, options in ways.items()}
-    quiet()
-    steps, seconds, failed = {}, {}, {}
-    for name, future in compiling.items():
-        try:
-            steps[name] = future.result()
-            # The first step sets up what the others use.
-            state, _ = jax.block_until_ready(steps[name](fresh(), paints, ids, schedule, last=last))
-            began = time.perf_counter()
-            for _ in range(repeats):
-                state, _ = steps[name](state, paints, ids, schedule, last=last)
-            jax.block_until_ready(state)
-        except RuntimeError as error:
-            failed[name] = f"{name}: {error}"
-        else:
-            seconds[name] = (time.perf_counter() - began) / repeats
-    if not seconds:
-        raise RuntimeError("the step cannot be compiled or run here: " + "; ".join(failed.values()))
-    return steps[min(seconds, key=lambda name: seconds[name])], seconds
+    ).compile()
+
+    state = None
+
+    def tried(steps: int) -> None:
+        nonlocal state
+        state = fresh() if state is None else state
+        for _ in range(steps):
+            state, _ = step(state, *batch, schedule, last=last)
+        jax.block_until_ready(state)
+
+    return step, tried
 
 
 def _pictures(settings: Settings, key: jax.Array) -> tuple[Paints, jax.Array]:
     """Pictures and captions that say nothing, of the right shapes."""
     count, size = settings.optimization.batch_size, settings.model.image_size
-    bits, colours = jax.random.split(key)
+    bits, colours, words = jax.random.split(key, 3)
     paints = Paints(
         layers=jax.random.bits(bits, (count, size, size, 6), jnp.uint8),
         main=jax.random.uniform(colours, (count, 3)),
@@ -109,4 +71,4 @@ def _pictures(settings: Settings, key: jax.Array) -> tuple[Paints, jax.Array]:
         **{name: jnp.zeros(count) for name in ("blur", "noise", "wash", "gain")},
         seed=jnp.zeros((), jnp.int32),
     )
-    return paints, jnp.ones((count, MAX_LENGTH), jnp.int32)
+    return paints, jax.random.randint(words, (count, MAX_LENGTH), 0, len(build_tokenizer()))

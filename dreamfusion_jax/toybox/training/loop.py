@@ -11,7 +11,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -64,6 +64,7 @@ class Running:
             speed.
         workers: Processes that draw the batches, while the bank is in the device's memory; 0
             draws them in the program itself.
+        saved: Called with the folder when weights and state have been written there.
     """
 
     bfloat16: bool = False
@@ -74,6 +75,7 @@ class Running:
     minutes: float = 0.0
     fit: bool = False
     workers: int = 0
+    saved: Callable[[Path], object] = lambda _: None
 
 
 def open_folder(settings: Settings, bfloat16: bool) -> None:
@@ -170,8 +172,9 @@ class Training:
 
             with (
                 Report(self.console, first, total, self._batch_size) as report,
-                self._plans(first, total) as batches,
+                self._plans(first, total) as drawn,
             ):
+                batches = report.waiting(drawn)
                 try:
                     iterate(
                         lambda state: self._improve(state, next(batches)),
@@ -273,6 +276,7 @@ class Training:
         self.history.write(self.folder)
         if int(state.step) > (checkpoints.latest_step() or 0):
             checkpoints.save(int(state.step), state)
+        self.running.saved(self.folder)
 
     def _write_weights(self, params, dtype) -> None:
         file = self.folder / "unet/diffusion_pytorch_model.safetensors"

@@ -111,11 +111,14 @@ def init_state(networks: Networks, config: Optimization) -> State:
     return begin_with(params, 0)
 
 
-def begin_with(params: Params, step: int) -> State:
+@jax.jit
+def begin_with(params: Params, step: ScalarLike) -> State:
     """The state at the step at which training begins with given weights."""
     mean = jax.tree.map(jnp.copy, params)  # A copy, because the state is donated.
-    now, begin = (jnp.full((), step, jnp.int32) for _ in range(2))
-    return State(now, begin, params, mean, make_optimizer().init(params))
+    now = jnp.asarray(step, jnp.int32)
+    with jax.numpy_dtype_promotion("standard"):
+        optimizer = make_optimizer().init(params)
+    return State(now, jnp.copy(now), params, mean, optimizer)
 
 
 def clean_image_loss(

@@ -3,11 +3,17 @@
 import contextlib
 import time
 from collections.abc import Iterator
+from typing import TypeVar
 
 import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+Batch = TypeVar("Batch")
+
+WAITED = 0.1
+"""Share of the time that is spent waiting for pictures above which a report says so."""
 
 
 class Report(contextlib.AbstractContextManager):
@@ -31,6 +37,7 @@ class Report(contextlib.AbstractContextManager):
         self.console, self.batch_size = console, batch_size
         self.mean, self.speed, self.pace = float("nan"), 0.0, 0.0
         self._losses: list[jax.typing.ArrayLike] = []
+        self._waited = 0.0
         self._first = first
         self._since: tuple[int, float] | None = None
         self._began: tuple[int, float] = (first, 0.0)
@@ -58,6 +65,14 @@ class Report(contextlib.AbstractContextManager):
             jax.block_until_ready(loss)  # The clock starts when all is compiled.
             self._since = self._began = self._first + 1, time.perf_counter()
 
+    def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The same batches; the time until each is there is counted."""
+        began = time.perf_counter()
+        for batch in batches:
+            self._waited += time.perf_counter() - began
+            yield batch
+            began = time.perf_counter()
+
     def write(self, step: int) -> float:
         """Waits for the steps since the last report, shows them, and returns their mean loss."""
         if self._losses and self._since is not None:
@@ -67,10 +82,12 @@ class Report(contextlib.AbstractContextManager):
                 self.speed = (step - first) * self.batch_size / (now - began)
                 self.pace = (step - self._began[0]) / (now - self._began[1])
             note = f"loss {self.mean:.4f}  {self.speed:.0f} pictures/s"
+            if (share := self._waited / (now - began)) > WAITED:
+                note += f" ({share:.0%} of the time waiting for pictures)"
             self._bar.update(self._task, completed=step, note=note)
             if not self.console.is_terminal:
                 self.console.print(f"step {step} {note}")
-            self._losses, self._since = [], (step, now)
+            self._losses, self._waited, self._since = [], 0.0, (step, now)
         return self.mean
 
     @contextlib.contextmanager
