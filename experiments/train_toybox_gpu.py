@@ -41,7 +41,7 @@ import jax.numpy as jnp  # noqa: E402
 from dreamfusion_jax.evaluation.judge_data import JudgeTraining  # noqa: E402
 from dreamfusion_jax.evaluation.judge_training import train as train_judge  # noqa: E402
 from dreamfusion_jax.toybox.bank import BankConfig, write_views  # noqa: E402
-from dreamfusion_jax.toybox.training.compiled import Step, compiled_step  # noqa: E402
+from dreamfusion_jax.toybox.training.compiled import Step, Trial  # noqa: E402
 from dreamfusion_jax.toybox.training.data import WHOLE, Optimization, Settings  # noqa: E402
 from dreamfusion_jax.toybox.training.loop import Running, Training, open_folder  # noqa: E402
 from experiments.kernel_times import kernel_times, told  # noqa: E402
@@ -53,7 +53,7 @@ MARGIN = 0.4
 """Minutes that `all` keeps for what follows the training."""
 
 PROFILED = 5
-"""Steps of which `all` tells how long each kernel takes."""
+"""Steps of whose kernels `all` tells how long they take."""
 
 
 def draw(arguments: argparse.Namespace) -> None:
@@ -164,10 +164,12 @@ def everything(arguments: argparse.Namespace) -> None:
     failed = _also(arguments, "draw", "--minutes", str(arguments.draw_minutes)).wait()
     say("not all views were traced; going on with those there are" if failed else "views traced")
     settings, running = settings_of(arguments), dataclasses.replace(running_of(arguments), fit=True)
-    step, tried = compiled_step(settings, jnp.bfloat16 if running.bfloat16 else jnp.float32)
-    tried(1)
-    say(f"compiled for {jax.devices()[0].device_kind}; {PROFILED} steps:")
-    print(told(*kernel_times(lambda: tried(PROFILED))), flush=True)
+    trial = Trial(settings, jnp.bfloat16 if running.bfloat16 else jnp.float32)
+    step, seconds = trial.fastest()
+    ways = ", ".join(f"{name} {1000 * taken:.0f} ms" for name, taken in seconds.items())
+    say(f"compiled for {jax.devices()[0].device_kind}; a step takes: {ways}")
+    print(told(*kernel_times(lambda: trial.take(step, PROFILED))), flush=True)
+    del trial
     judging = _also(arguments, "judge") if arguments.judge_steps else None
     try:
         left = arguments.minutes - (time.monotonic() - began) / 60 - MARGIN

@@ -21,7 +21,7 @@ from dreamfusion_jax.toybox.captions import Vocabulary
 from dreamfusion_jax.toybox.training import loop as toybox_loop
 from dreamfusion_jax.toybox.training import model as toybox_model
 from dreamfusion_jax.toybox.training import report as toybox_report
-from dreamfusion_jax.toybox.training.compiled import compiled_step
+from dreamfusion_jax.toybox.training.compiled import Trial
 from dreamfusion_jax.toybox.training.data import (
     BY_TWO,
     SMALL,
@@ -362,11 +362,15 @@ def test_other_processes_draw_the_same_batches_in_turn(bank, tmp_path):
 
 
 def test_a_step_compiled_ahead_is_the_step(straight, bank, tmp_path):
-    """It takes real pictures, and random ones to measure it with."""
+    """The faster of two ways, which are one on a CPU, takes real pictures from there."""
     words = command(tmp_path / "prior", bank, "--optimization.batch-size", "32")
-    step, tried = compiled_step(train_toybox.parse(words).settings, jnp.float32)
-    for count in (1, 2):
-        tried(count)
+    trial = Trial(train_toybox.parse(words).settings, jnp.float32)
+    unknown = {"not here": {"xla_no_such_option": 1}}
+    step, seconds = trial.fastest({"as usual": {}} | unknown, repeats=1)
+    assert [*seconds] == ["as usual", "as usual, one at a time"]
+    assert min(seconds.values()) > 0
+    with pytest.raises(RuntimeError, match=r"not here: .*no_such"):
+        trial.fastest(unknown, repeats=1)
     parts = parts_of(straight, bank)
     fresh = functools.partial(toybox_model.init_state, parts.networks, parts.config)
     found, loss = step(fresh(), *parts.batch, SCHEDULE, last=np.int32(STEPS))

@@ -1,7 +1,9 @@
-"""The training step compiled before there are pictures to learn from."""
+"""The training step compiled before there are pictures, in the way that runs fastest here."""
 
 import functools
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -18,44 +20,101 @@ from dreamfusion_jax.toybox.training.model import State, init_state, make_networ
 Step = Callable[..., tuple[State, jax.Array]]
 """`model.train_step` without its static arguments: (state, paints, ids, schedule, last=...)."""
 
+Options = dict[str, str | bool]
 
-def compiled_step(settings: Settings, dtype: Dtype) -> tuple[Step, Callable[[int], None]]:
-    """Compiles the step.
+WAYS: dict[str, Options] = {
+    "as usual": {},
+    "more in graphs": {
+        "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,CONVOLUTION",
+        "xla_gpu_graph_min_graph_size": "1",
+    },
+}
+"""Options of XLA: how the thousands of small kernels of a step are handed to a GPU."""
 
-    XLA times kernels against each other meanwhile: on a GPU that others use it may take slow ones.
+
+def one_at_a_time(step: Step) -> Step:
+    """The same step, beginning when the one before has ended.
+
+    Its memory then lies where it lay before, and a CUDA graph of it need not be recorded anew.
+    """
+
+    def alone(state: State, *batch, **more) -> tuple[State, jax.Array]:
+        return step(jax.block_until_ready(state), *batch, **more)
+
+    return alone
+
+
+class Trial:
+    """Takes steps with random pictures, to measure them.
+
+    Compile on a quiet device: XLA chooses among kernels by timing them.
 
     Args:
         settings: Of the training.
         dtype: What its networks compute in.
-
-    Returns:
-        The step; and a function that takes so many steps with random pictures, to measure it
-        with. It begins with fresh weights, and goes on from there when it is called again.
     """
-    config, block = settings.optimization, settings.model.block
-    networks = make_networks(settings.model, build_tokenizer(), dtype)
-    fresh = functools.partial(init_state, networks, config)
-    batch = jax.jit(functools.partial(_pictures, settings))(jax.random.key(config.seed))
-    schedule = NoiseSchedule.from_config(architecture.SCHEDULER)
-    last = np.int32(config.steps)
-    step = train_step.lower(
-        *(jax.eval_shape(fresh), *batch, schedule),
-        networks=networks,
-        config=config,
-        block=block,
-        last=last,
-    ).compile()
 
-    state = None
+    def __init__(self, settings: Settings, dtype: Dtype) -> None:
+        config = settings.optimization
+        networks = make_networks(settings.model, build_tokenizer(), dtype)
+        batch = jax.jit(functools.partial(_pictures, settings))(jax.random.key(config.seed))
+        self._rest = (*batch, NoiseSchedule.from_config(architecture.SCHEDULER))
+        self._last = np.int32(config.steps)
+        self._state = init_state(networks, config)
+        self._lowered = train_step.lower(
+            *(self._state, *self._rest),
+            networks=networks,
+            config=config,
+            block=settings.model.block,
+            last=self._last,
+        )
 
-    def tried(steps: int) -> None:
-        nonlocal state
-        state = fresh() if state is None else state
-        for _ in range(steps):
-            state, _ = step(state, *batch, schedule, last=last)
-        jax.block_until_ready(state)
+    def take(self, step: Step, count: int) -> float:
+        """Takes some steps.
 
-    return step, tried
+        Returns:
+            Seconds for each.
+        """
+        began = time.perf_counter()
+        for _ in range(count):
+            self._state, _ = step(self._state, *self._rest, last=self._last)
+        jax.block_until_ready(self._state)
+        return (time.perf_counter() - began) / count
+
+    def fastest(
+        self, ways: dict[str, Options] | None = None, repeats: int = 10
+    ) -> tuple[Step, dict[str, float]]:
+        """Compiles the step in several ways, and takes the one that runs fastest.
+
+        Args:
+            ways: Options of XLA by name; those for the device that is there if None.
+            repeats: Steps that are timed.
+
+        Returns:
+            The step, and the seconds of one in each way, as it comes and one at a time. Ways that
+            do not compile or run here are left out.
+
+        Raises:
+            RuntimeError: None of them does.
+        """
+        if ways is None:
+            ways = WAYS if jax.default_backend() == "gpu" else {"as usual": {}}
+        with ThreadPoolExecutor() as pool:
+            compiling = {name: pool.submit(self._lowered.compile, ways[name]) for name in ways}
+        steps, seconds, failed = {}, {}, []
+        for name, compiled in compiling.items():
+            try:
+                self.take(compiled.result(), 1)  # The first one sets up what the others use.
+                for how, step in (
+                    (name, compiled.result()),
+                    (f"{name}, one at a time", one_at_a_time(compiled.result())),
+                ):
+                    steps[how], seconds[how] = step, self.take(step, repeats)
+            except RuntimeError as error:
+                failed.append(f"{name}: {error}")
+        if not seconds:
+            raise RuntimeError("the step cannot be compiled or run here: " + "; ".join(failed))
+        return steps[min(seconds, key=lambda name: seconds[name])], seconds
 
 
 def _pictures(settings: Settings, key: jax.Array) -> tuple[Paints, jax.Array]:
