@@ -6,6 +6,7 @@ dots, is the name of a tensor in a checkpoint (see `weights.py`).
 
 import functools
 import itertools
+import os
 from typing import Any
 
 import flax.linen as nn
@@ -95,9 +96,26 @@ def conv3x3(
     )
 
 
+PRODUCTS_VARIABLE = "DREAMFUSION_JAX_PRODUCTS"
+
 _FEW = 16
 """Pixels up to which a convolution is a product of matrices: on a CPU a seventh of the time, where
 XLA would turn kernels around that are larger than the picture."""
+
+
+def most_pixels_of_products() -> int:
+    """Pixels up to which a convolution is a product of matrices.
+
+    The environment variable DREAMFUSION_JAX_PRODUCTS says another number, when a program is
+    traced: where the convolutions of a GPU's library are slow, products may be faster.
+
+    Raises:
+        ValueError: It is no number.
+    """
+    asked = os.environ.get(PRODUCTS_VARIABLE, str(_FEW))
+    if not asked.isdecimal():
+        raise ValueError(f"{PRODUCTS_VARIABLE} must be a number of pixels, not {asked!r}")
+    return int(asked)
 
 
 def _convolve(
@@ -108,7 +126,7 @@ def _convolve(
     **told: Any,
 ) -> Float[Array, "B H2 W2 D"]:
     """`jax.lax.conv_general_dilated`, as a product where the picture is very small."""
-    if x.shape[1] * x.shape[2] > _FEW:
+    if x.shape[1] * x.shape[2] > most_pixels_of_products():
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **told)
     height, width, channels = x.shape[1:]
     axes = zip((height, width), kernel.shape[:2], strides, padding, strict=True)
@@ -138,7 +156,21 @@ def _taken(
 
 def conv1x1(channels: int, name: str, dtype: Dtype) -> nn.Conv:
     """A convolution that mixes channels only."""
-    return nn.Conv(channels, (1, 1), dtype=dtype, name=name)
+    return nn.Conv(channels, (1, 1), dtype=dtype, name=name, conv_general_dilated=_mix)
+
+
+def _mix(
+    x: Float[Array, "B H W C"],
+    kernel: Float[Array, "1 1 C D"],
+    strides: tuple[int, int],
+    padding: Any,
+    **told: Any,
+) -> Float[Array, "B H W D"]:
+    """`jax.lax.conv_general_dilated`, as a product where that is asked for."""
+    asked = PRODUCTS_VARIABLE in os.environ
+    if not asked or x.shape[1] * x.shape[2] > most_pixels_of_products():
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **told)
+    return jnp.matmul(x, kernel[0, 0], precision=told.get("precision"))
 
 
 def upsample_nearest(x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C"]:

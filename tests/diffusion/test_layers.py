@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreamfusion_jax.diffusion.layers import conv3x3
+from dreamfusion_jax.diffusion.layers import PRODUCTS_VARIABLE, conv1x1, conv3x3
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,20 @@ def test_a_convolution_is_pytorchs_whatever_the_size_of_the_picture(size, stride
     layer = conv3x3(7, "conv", jnp.float32, stride=stride, pad_before=pad_before)
     ours = jax.jit(layer.apply)({"params": {"kernel": kernel, "bias": bias}}, x)
     np.testing.assert_allclose(ours, truth.permute(0, 2, 3, 1).numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [conv3x3, conv1x1])
+def test_convolutions_of_large_pictures_are_products_where_that_is_asked_for(make, monkeypatch):
+    layer = make(7, "conv", jnp.float32)
+    x = np.random.default_rng(0).normal(size=(2, 9, 7, 5)).astype(np.float32)
+    params = layer.init(jax.random.key(0), x)
+    convolved = layer.apply(params, x)
+    monkeypatch.setenv(PRODUCTS_VARIABLE, "63")
+    assert "conv_general_dilated" not in str(jax.make_jaxpr(lambda x: layer.apply(params, x))(x))
+    np.testing.assert_allclose(layer.apply(params, x), convolved, rtol=1e-4, atol=1e-5)
+    monkeypatch.setenv(PRODUCTS_VARIABLE, "few")
+    with pytest.raises(ValueError, match="must be a number of pixels, not 'few'"):
+        layer.apply(params, x)
 
 
 def test_small_pictures_are_no_convolution_and_larger_ones_are():

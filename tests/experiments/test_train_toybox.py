@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import os
 import signal
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from diffusers import UNet2DConditionModel
 from helpers.torch_models import compile_fast, relative_error
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from dreamfusion_jax.diffusion.layers import PRODUCTS_VARIABLE
 from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
 from dreamfusion_jax.priors import toybox
 from dreamfusion_jax.runs.checkpoint import Checkpointer
@@ -21,7 +23,7 @@ from dreamfusion_jax.toybox.captions import Vocabulary
 from dreamfusion_jax.toybox.training import loop as toybox_loop
 from dreamfusion_jax.toybox.training import model as toybox_model
 from dreamfusion_jax.toybox.training import report as toybox_report
-from dreamfusion_jax.toybox.training.compiled import Trial
+from dreamfusion_jax.toybox.training.compiled import Trial, Way
 from dreamfusion_jax.toybox.training.data import (
     BY_TWO,
     SMALL,
@@ -362,12 +364,13 @@ def test_other_processes_draw_the_same_batches_in_turn(bank, tmp_path):
 
 
 def test_a_step_compiled_ahead_is_the_step(straight, bank, tmp_path):
-    """The faster of two ways, which are one on a CPU, takes real pictures from there."""
+    """It takes real pictures; with convolutions as products it makes the same of them."""
     words = command(tmp_path / "prior", bank, "--optimization.batch-size", "32")
     trial = Trial(train_toybox.parse(words).settings, jnp.float32)
-    unknown = {"not here": {"xla_no_such_option": "1"}}
-    step, seconds = trial.fastest({"as usual": {}} | unknown, repeats=1)
-    assert [*seconds] == ["as usual", "as usual, one at a time"]
+    unknown = {"not here": Way({"xla_no_such_option": "1"})}
+    step, seconds = trial.fastest({"products": Way(products=32**2)} | unknown, repeats=1)
+    assert [*seconds] == ["products", "products, one at a time"]
+    assert PRODUCTS_VARIABLE not in os.environ
     assert min(seconds.values()) > 0
     with pytest.raises(RuntimeError, match=r"not here: .*no_such"):
         trial.fastest(unknown, repeats=1)

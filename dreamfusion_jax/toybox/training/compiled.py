@@ -1,6 +1,8 @@
 """The training step compiled before there are pictures, in the way that runs fastest here."""
 
+import dataclasses
 import functools
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamfusion_jax.diffusion.layers import Dtype
+from dreamfusion_jax.diffusion.layers import PRODUCTS_VARIABLE, Dtype, most_pixels_of_products
 from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
 from dreamfusion_jax.toybox import architecture
 from dreamfusion_jax.toybox.pictures import Paints
@@ -20,16 +22,33 @@ from dreamfusion_jax.toybox.training.model import State, init_state, make_networ
 Step = Callable[..., tuple[State, jax.Array]]
 """`model.train_step` without its static arguments: (state, paints, ids, schedule, last=...)."""
 
-Options = dict[str, str | bool]
 
-WAYS: dict[str, Options] = {
-    "as usual": {},
-    "more in graphs": {
-        "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,CONVOLUTION",
-        "xla_gpu_graph_min_graph_size": "1",
-    },
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """A way to compile the step.
+
+    Attributes:
+        options: Of XLA.
+        products: Pixels up to which a convolution is a product of matrices.
+    """
+
+    options: dict[str, str | bool] = dataclasses.field(default_factory=dict)
+    products: int = most_pixels_of_products()
+
+
+_ALL = 64 * 64
+_GRAPHS: dict[str, str | bool] = {
+    "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,CONVOLUTION",
+    "xla_gpu_graph_min_graph_size": "1",
 }
-"""Options of XLA: how the thousands of small kernels of a step are handed to a GPU."""
+
+WAYS = {
+    "as usual": Way(),
+    "more in graphs": Way(_GRAPHS),
+    "products": Way(products=_ALL),
+    "products, more in graphs": Way(_GRAPHS, _ALL),
+}
+"""How a GPU may be given the thousands of small kernels of a step, and its convolutions."""
 
 
 def one_at_a_time(step: Step) -> Step:
@@ -61,13 +80,18 @@ class Trial:
         self._rest = (*batch, NoiseSchedule.from_config(architecture.SCHEDULER))
         self._last = np.int32(config.steps)
         self._state = init_state(networks, config)
-        self._lowered = train_step.lower(
-            *(self._state, *self._rest),
-            networks=networks,
-            config=config,
-            block=settings.model.block,
-            last=self._last,
-        )
+        self._static = {"networks": networks, "config": config, "block": settings.model.block}
+
+    def _lowered(self, products: int) -> jax.stages.Lowered:
+        before = os.environ.get(PRODUCTS_VARIABLE)
+        os.environ[PRODUCTS_VARIABLE] = str(products)
+        jax.clear_caches()  # The variable is read when a program is traced.
+        try:
+            return train_step.lower(self._state, *self._rest, **self._static, last=self._last)
+        finally:
+            os.environ.pop(PRODUCTS_VARIABLE)
+            if before is not None:
+                os.environ[PRODUCTS_VARIABLE] = before
 
     def take(self, step: Step, count: int) -> float:
         """Takes some steps.
@@ -82,12 +106,12 @@ class Trial:
         return (time.perf_counter() - began) / count
 
     def fastest(
-        self, ways: dict[str, Options] | None = None, repeats: int = 10
+        self, ways: dict[str, Way] | None = None, repeats: int = 10
     ) -> tuple[Step, dict[str, float]]:
         """Compiles the step in several ways, and takes the one that runs fastest.
 
         Args:
-            ways: Options of XLA by name; those for the device that is there if None.
+            ways: By name; those for the device that is there if None.
             repeats: Steps that are timed.
 
         Returns:
@@ -98,9 +122,13 @@ class Trial:
             RuntimeError: None of them does.
         """
         if ways is None:
-            ways = WAYS if jax.default_backend() == "gpu" else {"as usual": {}}
+            ways = WAYS if jax.default_backend() == "gpu" else {"as usual": Way()}
+        lowered = {number: self._lowered(number) for number in {w.products for w in ways.values()}}
         with ThreadPoolExecutor() as pool:
-            compiling = {name: pool.submit(self._lowered.compile, ways[name]) for name in ways}
+            compiling = {
+                name: pool.submit(lowered[way.products].compile, way.options)
+                for name, way in ways.items()
+            }
         steps, seconds, failed = {}, {}, []
         for name, compiled in compiling.items():
             try:
