@@ -64,6 +64,7 @@ class Report(contextlib.AbstractContextManager):
         if self._since is None:
             jax.block_until_ready(loss)  # The clock starts when all is compiled.
             self._since = self._began = self._first + 1, time.perf_counter()
+            self._waited = 0.0
 
     def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The same batches; the time until each is there is counted."""
