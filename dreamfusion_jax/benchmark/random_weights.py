@@ -6,11 +6,11 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dreamfusion_jax.devices import compute_dtype
-from dreamfusion_jax.diffusion.checkpoints.weights import Params, param_shapes
+from dreamfusion_jax.diffusion.checkpoints.weights import Params
 from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
+from dreamfusion_jax.diffusion.random_weights import random_params
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.unet_config import UNetConfig
 from dreamfusion_jax.diffusion.vae import AutoencoderKL, VaeConfig
@@ -63,18 +63,6 @@ def random_stable_diffusion(
 
 
 def _random(model: UNet2DConditionModel | AutoencoderKL) -> Params:
-    """Weights that keep the size of what passes: N(0, 1 / fan_in), unit norms, no biases."""
+    """In the type that the model computes in, drawn on its device: there are a billion of them."""
     dtype = jnp.float32 if model.dtype is None else model.dtype
-
-    def draw(number: int, path: tuple[str, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        if path[-1] == "scale":
-            return jnp.ones(leaf.shape, dtype)
-        if path[-1] == "bias":
-            return jnp.zeros(leaf.shape, dtype)
-        fan_in = leaf.size / leaf.shape[-1]
-        noise = jax.random.normal(jax.random.key(number), leaf.shape)
-        return (noise / fan_in**0.5).astype(dtype)
-
-    flat = flatten_dict(param_shapes(model))
-    drawn = {path: draw(at, path, leaf) for at, (path, leaf) in enumerate(sorted(flat.items()))}
-    return unflatten_dict(drawn)
+    return random_params(model, lambda n, shape: jax.random.normal(jax.random.key(n), shape), dtype)

@@ -103,16 +103,16 @@ _FEW = 16
 XLA would turn kernels around that are larger than the picture."""
 
 
-def most_pixels_of_products() -> int:
+def most_pixels_of_products(usual: int) -> int:
     """Pixels up to which a convolution is a product of matrices.
 
-    The environment variable DREAMFUSION_JAX_PRODUCTS says another number, when a program is
-    traced: where the convolutions of a GPU's library are slow, products may be faster.
+    The environment variable DREAMFUSION_JAX_PRODUCTS says another number than usual, when a
+    program is traced: where the convolutions of a GPU's library are slow, products may be faster.
 
     Raises:
         ValueError: It is no number.
     """
-    asked = os.environ.get(PRODUCTS_VARIABLE, str(_FEW))
+    asked = os.environ.get(PRODUCTS_VARIABLE, str(usual))
     if not asked.isdecimal():
         raise ValueError(f"{PRODUCTS_VARIABLE} must be a number of pixels, not {asked!r}")
     return int(asked)
@@ -126,7 +126,7 @@ def _convolve(
     **told: Any,
 ) -> Float[Array, "B H2 W2 D"]:
     """`jax.lax.conv_general_dilated`, as a product where the picture is very small."""
-    if x.shape[1] * x.shape[2] > most_pixels_of_products():
+    if x.shape[1] * x.shape[2] > most_pixels_of_products(_FEW):
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **told)
     height, width, channels = x.shape[1:]
     axes = zip((height, width), kernel.shape[:2], strides, padding, strict=True)
@@ -167,8 +167,7 @@ def _mix(
     **told: Any,
 ) -> Float[Array, "B H W D"]:
     """`jax.lax.conv_general_dilated`, as a product where that is asked for."""
-    asked = PRODUCTS_VARIABLE in os.environ
-    if not asked or x.shape[1] * x.shape[2] > most_pixels_of_products():
+    if x.shape[1] * x.shape[2] > most_pixels_of_products(usual=0):
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **told)
     return jnp.matmul(x, kernel[0, 0], precision=told.get("precision"))
 

@@ -299,7 +299,7 @@ def test_presets_are_consistent_and_fit():
     tokenizer = toybox_loop.build_tokenizer()
     for settings in (SMALL, WHOLE, dataclasses.replace(WHOLE, model=BY_TWO)):
         networks = toybox_model.make_networks(settings.model, tokenizer, jnp.float32)
-        shapes = jax.eval_shape(lambda networks=networks: networks.init(np.random.default_rng(0)))
+        shapes = networks.shapes()
         half = sum(2 * leaf.size for leaf in jax.tree.leaves(shapes))
         assert half < 25e6
         side = settings.model.image_size // settings.model.block
@@ -368,7 +368,7 @@ def test_a_step_compiled_ahead_is_the_step(straight, bank, tmp_path):
     words = command(tmp_path / "prior", bank, "--optimization.batch-size", "32")
     trial = Trial(train_toybox.parse(words).settings, jnp.float32)
     unknown = {"not here": Way({"xla_no_such_option": "1"})}
-    step, seconds = trial.fastest({"products": Way(products=32**2)} | unknown, repeats=1)
+    step, seconds = trial.fastest(unknown | {"products": Way(products=32**2)}, repeats=1)
     assert [*seconds] == ["products", "products, one at a time"]
     assert PRODUCTS_VARIABLE not in os.environ
     assert min(seconds.values()) > 0

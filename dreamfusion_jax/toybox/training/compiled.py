@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamfusion_jax.diffusion.layers import PRODUCTS_VARIABLE, Dtype, most_pixels_of_products
+from dreamfusion_jax.diffusion.layers import PRODUCTS_VARIABLE, Dtype
 from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
 from dreamfusion_jax.toybox import architecture
 from dreamfusion_jax.toybox.pictures import Paints
 from dreamfusion_jax.toybox.tokenizer import MAX_LENGTH, build_tokenizer
 from dreamfusion_jax.toybox.training.data import Settings
+from dreamfusion_jax.toybox.training.environment import variable
 from dreamfusion_jax.toybox.training.model import State, init_state, make_networks, train_step
 
 Step = Callable[..., tuple[State, jax.Array]]
@@ -29,11 +29,11 @@ class Way:
 
     Attributes:
         options: Of XLA.
-        products: Pixels up to which a convolution is a product of matrices.
+        products: Pixels up to which a convolution is a product of matrices; as usual if None.
     """
 
     options: dict[str, str | bool] = dataclasses.field(default_factory=dict)
-    products: int = most_pixels_of_products()
+    products: int | None = None
 
 
 _ALL = 64 * 64
@@ -79,19 +79,20 @@ class Trial:
         batch = jax.jit(functools.partial(_pictures, settings))(jax.random.key(config.seed))
         self._rest = (*batch, NoiseSchedule.from_config(architecture.SCHEDULER))
         self._last = np.int32(config.steps)
-        self._state = init_state(networks, config)
+        self._fresh = functools.partial(init_state, networks, config)
+        self._state = self._fresh()
         self._static = {"networks": networks, "config": config, "block": settings.model.block}
 
-    def _lowered(self, products: int) -> jax.stages.Lowered:
-        before = os.environ.get(PRODUCTS_VARIABLE)
-        os.environ[PRODUCTS_VARIABLE] = str(products)
-        jax.clear_caches()  # The variable is read when a program is traced.
-        try:
+    def _lowered(self, products: int | None) -> jax.stages.Lowered:
+        if products is None:
             return train_step.lower(self._state, *self._rest, **self._static, last=self._last)
+        # The variable is read when a program is traced, and what was traced is remembered.
+        jax.clear_caches()
+        try:
+            with variable(PRODUCTS_VARIABLE, str(products)):
+                return self._lowered(None)
         finally:
-            os.environ.pop(PRODUCTS_VARIABLE)
-            if before is not None:
-                os.environ[PRODUCTS_VARIABLE] = before
+            jax.clear_caches()
 
     def take(self, step: Step, count: int) -> float:
         """Takes some steps.
@@ -140,6 +141,7 @@ class Trial:
                     steps[how], seconds[how] = step, self.take(step, repeats)
             except RuntimeError as error:
                 failed.append(f"{name}: {error}")
+                self._state = self._fresh()  # It may have taken the last one with it.
         if not seconds:
             raise RuntimeError("the step cannot be compiled or run here: " + "; ".join(failed))
         return steps[min(seconds, key=lambda name: seconds[name])], seconds

@@ -5,7 +5,6 @@ Processes are for a device that learns faster than one core draws.
 
 import contextlib
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from multiprocessing.queues import Queue
@@ -13,11 +12,10 @@ from typing import TypeVar
 
 from dreamfusion_jax.toybox.tokenizer import build_tokenizer
 from dreamfusion_jax.toybox.training.data import Batches, Settings
+from dreamfusion_jax.toybox.training.environment import variable
 
 AHEAD = 4
 """Batches that each process draws before they are asked for."""
-
-_PLATFORMS = "JAX_PLATFORMS"
 
 Batch = TypeVar("Batch")
 
@@ -63,7 +61,7 @@ def drawn_elsewhere(settings: Settings, first: int, workers: int) -> Iterator[It
     """
     context = multiprocessing.get_context("spawn")
     queues = [context.Queue(maxsize=AHEAD) for _ in range(workers)]
-    with _on_the_host():
+    with variable("JAX_PLATFORMS", "cpu"):  # They leave the accelerator alone.
         processes = [
             context.Process(target=_draw, args=(settings, first + n, workers, queue), daemon=True)
             for n, queue in enumerate(queues)
@@ -89,17 +87,3 @@ def _in_turn(queues: list["Queue[tuple]"]) -> Iterator[tuple]:
     while True:
         for queue in queues:
             yield queue.get()
-
-
-@contextlib.contextmanager
-def _on_the_host() -> Iterator[None]:
-    """Processes that are started meanwhile leave the accelerator alone."""
-    before = os.environ.get(_PLATFORMS)
-    os.environ[_PLATFORMS] = "cpu"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_PLATFORMS]
-        else:
-            os.environ[_PLATFORMS] = before

@@ -228,14 +228,15 @@ class Training:
 
     def _begin(self, checkpoints: Checkpointer) -> State:
         """The state saved last, or another prior's weights, or fresh ones."""
-        fresh = functools.partial(init_state, self.networks, self.settings.optimization)
         if checkpoints.latest_step() is not None:
-            state = checkpoints.restore(jax.eval_shape(fresh))
+            shapes = jax.eval_shape(begin_with, self.networks.shapes(), 0)
+            state = checkpoints.restore(shapes)
             self.console.print(f"going on from step {int(state.step)}")
             return state
+        fresh = init_state(self.networks, self.settings.optimization)
         if self.settings.start is None:
-            return fresh()
-        return self._begin_with_weights_of(self.settings.start, fresh())
+            return fresh
+        return self._begin_with_weights_of(self.settings.start, fresh)
 
     def _begin_with_weights_of(self, start: Path, fresh: State) -> State:
         """Writes the weights to begin with, and reads them as a trained prior's are read."""

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from typing import Any
 
 import jax
@@ -11,10 +10,11 @@ import numpy as np
 import optax
 from jaxtyping import ScalarLike
 
-from dreamfusion_jax.diffusion.checkpoints.weights import CheckpointModel
+from dreamfusion_jax.diffusion.checkpoints.weights import param_shapes
 from dreamfusion_jax.diffusion.clip import ClipTextConfig, ClipTextModel
 from dreamfusion_jax.diffusion.layers import Dtype
 from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
+from dreamfusion_jax.diffusion.random_weights import random_params
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.unet_config import UNetConfig
 from dreamfusion_jax.maths import expand_to
@@ -44,13 +44,20 @@ class Networks:
     unet: UNet2DConditionModel
     text_encoder: ClipTextModel
 
-    def init(self, rng: np.random.Generator) -> Params:
-        """Random weights {"unet", "text_encoder"}, drawn on the host.
+    def shapes(self) -> Params:
+        """Shapes of the weights {"unet", "text_encoder"}."""
+        return {"unet": param_shapes(self.unet), "text_encoder": param_shapes(self.text_encoder)}
 
-        Kernels from N(0, 1 / number of inputs), embeddings from N(0, 1 / width); gains are 1,
-        biases 0. A program that draws some hundred arrays would take a minute to compile.
-        """
-        return {"unet": _init(self.unet, rng), "text_encoder": _init(self.text_encoder, rng)}
+    def init(self, rng: np.random.Generator) -> Params:
+        """Random weights {"unet", "text_encoder"}, drawn on the host."""
+
+        def normal(_: int, shape: tuple[int, ...]) -> np.ndarray:
+            return rng.normal(size=shape)
+
+        return {
+            "unet": random_params(self.unet, normal),
+            "text_encoder": random_params(self.text_encoder, normal),
+        }
 
     def predict(self, params: Params, z: jax.Array, index: jax.Array, ids: jax.Array) -> jax.Array:
         """The clean z_0 [B, h, w, C] behind z_t, its step of the schedule and its caption."""
@@ -58,22 +65,6 @@ class Networks:
         output = self.unet.apply({"params": params["unet"]}, z, index.astype(jnp.float32), text)
         assert isinstance(output, jax.Array)
         return output.astype(jnp.float32)
-
-
-def _init(model: CheckpointModel, rng: np.random.Generator) -> Params:
-    inputs = [jnp.zeros(x.shape, x.dtype) for x in model.example_inputs()]
-    shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
-
-    def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        kind, shape = path[-1].key, leaf.shape
-        if kind in ("bias", "scale"):
-            values = np.full(shape, float(kind == "scale"))
-        else:
-            width = shape[-1] if kind.endswith("embedding") else math.prod(shape[:-1])
-            values = rng.normal(0.0, width**-0.5, shape)
-        return jax.device_put(values.astype(leaf.dtype))
-
-    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def make_networks(config: MiniatureConfig, tokenizer, dtype: Dtype) -> Networks:
