@@ -16,6 +16,7 @@ from dreamfusion_jax.devices import (
     describe_devices,
     unused_accelerator,
 )
+from dreamfusion_jax.runs.loop import Stopped
 from dreamfusion_jax.toybox.world import UnknownNameError
 
 _T = TypeVar("_T")
@@ -90,7 +91,8 @@ def parsed(parse: Callable[[], _T]) -> _T:
 def one_line_errors() -> Iterator[None]:
     """Turns the errors of bad input, files and networks into one line and exit code 2.
 
-    Ctrl-C, where a program does not wait for it, becomes a word and exit code 130.
+    Ctrl-C, where a program does not wait for it, becomes a word and exit code 130; a training
+    that was asked to end becomes a line that says how to go on, and the signal's exit code.
     """
     try:
         yield
@@ -102,6 +104,9 @@ def one_line_errors() -> Iterator[None]:
         _refuse(reason)
     except (ValueError, UnknownNameError, OutOfMemoryError, DeviceError) as error:
         _refuse(str(error))
+    except Stopped as stopped:
+        print(f"{stopped}; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(128 + stopped.signal) from None
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None

@@ -8,7 +8,6 @@ The same command again goes on where it was stopped; see docs/scaling.md.
 import contextlib
 import dataclasses
 import math
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -144,19 +143,13 @@ def _make_batch(
             events: list[Observer] = [TensorBoard(run.folder)] if arguments.tensorboard else []
             return [watchers[run], *events]
 
-        try:
-            members = train_together(
-                runs, watching=watching, overall=[overall], stop=stop, mesh=mesh
-            )
-            for member in members:
-                reason = _finish(member, watchers[member.run])
-                if reason is not None:
-                    trouble[member.run.folder] = reason
-                if stop():
-                    raise Stopped(settings.config.train.steps, stop())
-        except Stopped as stopped:
-            print(f"{stopped}; go on with the same command", file=sys.stderr)
-            raise SystemExit(128 + stopped.signal) from None
+        members = train_together(runs, watching=watching, overall=[overall], stop=stop, mesh=mesh)
+        for member in members:
+            reason = _finish(member, watchers[member.run])
+            if reason is not None:
+                trouble[member.run.folder] = reason
+            if stop():
+                raise Stopped(settings.config.train.steps, stop())
     return trouble
 
 

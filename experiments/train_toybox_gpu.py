@@ -40,6 +40,7 @@ import jax.numpy as jnp  # noqa: E402
 
 from dreamfusion_jax.evaluation.judge_data import JudgeTraining  # noqa: E402
 from dreamfusion_jax.evaluation.judge_training import train as train_judge  # noqa: E402
+from dreamfusion_jax.runs.loop import Stopped  # noqa: E402
 from dreamfusion_jax.toybox.bank import BankConfig, write_views  # noqa: E402
 from dreamfusion_jax.toybox.training.compiled import Step, Trial  # noqa: E402
 from dreamfusion_jax.toybox.training.data import WHOLE, Optimization, Settings  # noqa: E402
@@ -131,10 +132,8 @@ def _train(settings: Settings, running: Running, step: Step | None = None) -> No
     open_folder(settings, running.bfloat16)
     try:
         Training(settings, running, step).run()
-    except SystemExit as stopped:
-        # That the time is over is how a call ends.
-        if stopped.code != 130:
-            raise
+    except Stopped as stopped:  # That the time is over is how a call ends.
+        print(f"{stopped}; the same call goes on from here", flush=True)
 
 
 def judge(arguments: argparse.Namespace) -> None:
@@ -176,6 +175,7 @@ def everything(arguments: argparse.Namespace) -> None:
         # In pieces at every save: the machine may be gone before the end.
         whole = functools.partial(split, pieces=arguments.pieces)
         _train(settings, dataclasses.replace(running, minutes=left, saved=whole), step)
+        whole(settings.output)  # One that was complete already has saved nothing.
         say("the prior is trained")
         if judging is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -12,7 +12,6 @@ averaged weights of a prior, with a new warm-up. What was done is told in traini
 import copy
 import dataclasses
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Literal
@@ -27,7 +26,7 @@ from rich.console import Console
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from dreamfusion_jax.diffusion.noise_schedule import NoiseSchedule
-from dreamfusion_jax.runs.loop import Moment, Stopped, Values, iterate, stop_on_signals
+from dreamfusion_jax.runs.loop import Moment, Values, iterate, stop_on_signals
 from dreamfusion_jax.toybox import architecture
 from dreamfusion_jax.toybox.tokenizer import build_tokenizer
 from dreamfusion_jax.toybox.training.data import (
@@ -48,6 +47,7 @@ from dreamfusion_jax.toybox.training.history import History
 from dreamfusion_jax.toybox.training.report import Report
 from dreamfusion_jax.toybox.training.start import start_from
 from experiments.command_line import as_program, one_line_errors, parsed
+from experiments.torch_muon import Muon
 from experiments.torch_samples import draw_grid, losses_by_time
 
 
@@ -118,6 +118,20 @@ def loss_at(model, step: int, z: torch.Tensor, ids: torch.Tensor, abar: torch.Te
     return (weight * (model(noised, t, ids) - z) ** 2).mean()
 
 
+def make_optimizers(model: torch.nn.Module) -> tuple[Muon, torch.optim.AdamW]:
+    """Muon for matrices and convolutions, AdamW for what is read, drawn, added and scaled."""
+    inner = [
+        module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
+        and name.rpartition(".")[2] not in ("conv_in", "conv_out")
+    ]
+    known = {id(weight) for weight in inner}
+    others = [weight for weight in model.parameters() if id(weight) not in known]
+    adam = torch.optim.AdamW(others, 1e-4, BETAS, weight_decay=WEIGHT_DECAY, fused=True)
+    return Muon(inner, 1e-4, WEIGHT_DECAY), adam
+
+
 class Training:
     """The loop: trains, reports, saves, and draws samples.
 
@@ -138,9 +152,7 @@ class Training:
         half = has_bfloat16_units() if config.bfloat16 is None else config.bfloat16
         self.model, self.ema = (Miniature(self.folder, half) for _ in range(2))
         self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), 1e-4, BETAS, weight_decay=WEIGHT_DECAY, fused=True
-        )
+        self.optimizers = make_optimizers(self.model)
         schedule = NoiseSchedule.from_config(architecture.SCHEDULER)
         self.abar = torch.from_numpy(np.array(schedule.alphas_cumprod))
         self.history = History.read(self.folder)
@@ -157,7 +169,8 @@ class Training:
             state = torch.load(state_file, weights_only=True)
             self.model.load_state_dict(state["model"])
             self.ema.load_state_dict(state["ema"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            for optimizer, values in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(values)
             self.step, self.begin = state["step"], state["begin"]
             return
         if start is not None:
@@ -184,7 +197,8 @@ class Training:
         """Trains to the last step, or to Ctrl-C.
 
         Raises:
-            SystemExit: It was stopped before the last step, or the loss was not finite.
+            Stopped: A signal came before the last step; the state is saved.
+            SystemExit: The loss was not finite.
         """
         total = self.optimization.steps
         self.history.enter(self.settings, self.step, len(self.batches.bank.kinds), self.start)
@@ -193,18 +207,14 @@ class Training:
             stop_on_signals() as stop,
             Report(Console(), self.step, total, batch_size) as report,
         ):
-            try:
-                iterate(
-                    self._advance,
-                    self.step,
-                    first=self.step,
-                    total=total,
-                    observers=[lambda moment: self._watch(moment, report)],
-                    stop=stop,
-                )
-            except Stopped as stopped:
-                print("stopped; the same command goes on from here", file=sys.stderr)
-                raise SystemExit(128 + stopped.signal) from None
+            iterate(
+                self._advance,
+                self.step,
+                first=self.step,
+                total=total,
+                observers=[lambda moment: self._watch(moment, report)],
+                stop=stop,
+            )
 
     def _watch(self, moment: Moment[int], report: Report) -> None:
         """Reports and saves when their turn has come."""
@@ -220,16 +230,18 @@ class Training:
             self._saved = time.monotonic()
 
     def _advance(self, step: int) -> tuple[int, Values]:
-        """One step of AdamW."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = float(learning_rate(self.optimization, step, self.begin))
+        """One step of the optimizers."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = float(learning_rate(self.optimization, step, self.begin))
         loss = loss_at(self.forward, step, *self.draw(step), self.abar)
         if not torch.isfinite(loss):
             raise SystemExit(f"the loss is not finite at step {step}; the last state is kept")
-        self.optimizer.zero_grad()
+        self.model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         decay = float(ema_decay(self.optimization, step, self.begin))
         with torch.no_grad():
             for mean, new in zip(self.ema.parameters(), self.model.parameters(), strict=True):
@@ -243,7 +255,8 @@ class Training:
         shipped.unet.save_pretrained(self.folder / "unet")
         shipped.text.save_pretrained(self.folder / "text_encoder")
         state = {"model": self.model.state_dict(), "ema": self.ema.state_dict()}
-        state |= {"optimizer": self.optimizer.state_dict(), "step": self.step, "begin": self.begin}
+        state |= {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+        state |= {"step": self.step, "begin": self.begin}
         torch.save(state, self.folder / "state.part")
         (self.folder / "state.part").rename(self.folder / "state.pt")
         self.batches.reopen()

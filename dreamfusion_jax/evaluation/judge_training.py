@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +17,7 @@ from dreamfusion_jax.evaluation.judge_data import JudgeTraining, Labels, augment
 from dreamfusion_jax.evaluation.judge_exam import open_bank
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.runs.checkpoint import Checkpointer, load_config, save_config
-from dreamfusion_jax.runs.loop import Moment, Stopped, Values, iterate, stop_on_signals
+from dreamfusion_jax.runs.loop import Moment, Values, iterate, stop_on_signals
 from dreamfusion_jax.toybox.pictures import Numbers, Paints, paint
 from dreamfusion_jax.toybox.tokenizer import WordIds, build_tokenizer
 from dreamfusion_jax.toybox.training.data import Optimization, learning_rate
@@ -109,6 +108,7 @@ def train(training: JudgeTraining, say: Callable[[str], None] = print) -> State:
         FileNotFoundError: There are no traced views.
         ValueError: The folder is of another training, or the loss was not finite.
         CheckpointError: The saved state cannot be read.
+        Stopped: A signal came; the state is saved.
     """
     open_folder(training)
     bank, ids_of = open_bank(training, unseen=False), WordIds(build_tokenizer())
@@ -142,13 +142,7 @@ def train(training: JudgeTraining, say: Callable[[str], None] = print) -> State:
                 state, loss = train_step(state, *next(batches), training=training)
                 return state, {"loss": loss}
 
-            try:
-                state = iterate(
-                    advance, state, first=first, total=total, observers=[watch], stop=stop
-                )
-            except Stopped as stopped:
-                print("stopped; the same command goes on from here", file=sys.stderr)
-                raise SystemExit(128 + stopped.signal) from None
+            state = iterate(advance, state, first=first, total=total, observers=[watch], stop=stop)
     save_judge(training.output, judge, state.ema)
     return state
 

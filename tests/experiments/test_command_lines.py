@@ -2,9 +2,13 @@
 
 import importlib
 import re
+import signal
 from pathlib import Path
 
 import pytest
+
+from dreamfusion_jax.runs.loop import Stopped
+from experiments.command_line import one_line_errors
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 # One that speaks with argparse, for machines without tyro; its messages name the program.
@@ -15,6 +19,15 @@ PROGRAMS = sorted(
     for path in FOLDER.rglob("*.py")
     if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
 )
+
+
+def test_a_training_that_was_stopped_says_so_in_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as stop, one_line_errors():
+        raise Stopped(7, signal.SIGTERM)
+    assert stop.value.code == 128 + 15
+    assert capsys.readouterr().err == ("stopped after step 7; the same command goes on from here\n")
 
 
 def test_there_are_programs() -> None:

@@ -1,12 +1,22 @@
 """The trainer in PyTorch: it goes on where it stopped, and begins with averaged weights alone."""
 
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
 from dreamfusion_jax.priors import toybox
+from dreamfusion_jax.toybox import architecture
 from dreamfusion_jax.toybox.bank import BankConfig, write_views
+from dreamfusion_jax.toybox.tokenizer import build_tokenizer
+from dreamfusion_jax.toybox.training import optimizer
+from dreamfusion_jax.toybox.training.data import WHOLE
 from dreamfusion_jax.toybox.training.history import History
+from dreamfusion_jax.toybox.training.model import make_networks
 from experiments import torch_samples, train_toybox_torch
 
 
@@ -121,3 +131,19 @@ def test_guidance_follows_the_paper():
     told, untold = torch.ones(1, 5, dtype=torch.long), torch.zeros(1, 5, dtype=torch.long)
     z = torch_samples.sample(Told(), told, untold, abar, grid=2, steps=1, guidance=2.0)
     np.testing.assert_allclose(z.numpy(), 3 * -0.125 + 2 * 0.25, atol=1e-6)
+
+
+def test_muon_finds_the_same_weights_as_in_the_other_trainer(tmp_path):
+    tokenizer = build_tokenizer()
+    model = dataclasses.replace(WHOLE.model, channels=(32, 64), attention=(False, True))
+    architecture.write_configs(tmp_path, model, WHOLE.vocabulary, tokenizer)
+    shapes = make_networks(model, tokenizer, jnp.float32).shapes()
+    groups = jax.eval_shape(optimizer.grouped, shapes)
+    muon, adam = train_toybox_torch.make_optimizers(
+        train_toybox_torch.Miniature(tmp_path, bfloat16=False)
+    )
+    (inner,), (others,) = (o.param_groups for o in (muon, adam))
+    assert sorted(w.numel() for w in inner["params"]) == sorted(
+        math.prod(x.shape[1:]) for x in groups["matrices"].values() for _ in range(len(x))
+    )
+    assert sum(w.numel() for w in others["params"]) == groups["others"].size

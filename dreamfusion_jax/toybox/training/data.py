@@ -24,8 +24,16 @@ MAX_WEIGHT = 10.0
 """The loss of the clean image is weighted by min(1 / sigma_t^2, MAX_WEIGHT)."""
 
 WEIGHT_DECAY = 0.01
-BETAS = (0.9, 0.99)
 CLIP_NORM = 1.0
+
+MOMENTUM = 0.95
+"""Of Muon, which finds the matrices and convolutions but for the first and the last."""
+
+MUON_RMS = 0.2
+"""Root mean square of Muon's updates over the rate: that of AdamW's, whose rates it can take."""
+
+BETAS = (0.9, 0.99)
+"""Of AdamW, which finds the other weights."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import json
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -149,7 +148,7 @@ class Training:
         Raises:
             ValueError: The loss was not finite.
             CheckpointError: The saved state cannot be read.
-            SystemExit: It was stopped before the last step (code 130).
+            Stopped: It was to end before the last step; the state is saved.
         """
         began, limit = time.monotonic(), 60 * self.running.minutes
         with Checkpointer(self.folder) as checkpoints, stop_on_signals() as signalled:
@@ -189,8 +188,7 @@ class Training:
                     )
                 except Stopped:
                     if not (self.running.fit and late()):
-                        print("stopped; the same command goes on from here", file=sys.stderr)
-                        raise SystemExit(130) from None
+                        raise
         self.console.print(f"done: {self.folder}")
 
     def _watch(self, moment: Moment[State], report: Report, checkpoints: Checkpointer) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,19 +21,14 @@ from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.toybox.architecture import MiniatureConfig
 from dreamfusion_jax.toybox.pictures import Paints
 from dreamfusion_jax.toybox.training.data import (
-    BETAS,
-    CLIP_NORM,
     MAX_WEIGHT,
     TIME_POWER,
-    WEIGHT_DECAY,
     Optimization,
     ema_decay,
     learning_rate,
     to_latents,
 )
-
-Params = Any
-"""Weights {"unet", "text_encoder"}, as Flax nests them."""
+from dreamfusion_jax.toybox.training.optimizer import Params, make_optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,15 +91,6 @@ class State:
     params: Params
     ema: Params
     optimizer: optax.OptState
-
-
-def make_optimizer() -> optax.GradientTransformation:
-    """AdamW with clipped gradients, at the rate 1; the step multiplies by its rate.
-
-    Of all weights as one vector: hundreds of small updates keep a GPU waiting for its host.
-    """
-    adam = optax.adamw(1.0, *BETAS, weight_decay=WEIGHT_DECAY)
-    return optax.flatten(optax.chain(optax.clip_by_global_norm(CLIP_NORM), adam))
 
 
 def init_state(networks: Networks, config: Optimization) -> State:
@@ -191,7 +176,7 @@ def train_step(
     decay = ema_decay(config, state.step, state.begin)
     ema = optax.incremental_update(params, state.ema, 1 - decay)
     following = State(state.step + 1, state.begin, params, ema, optimizer)
-    # As one vector, too, which the optimizer has made already.
+    # As one vector: hundreds of sums would keep a GPU waiting for its host.
     all_of_it = jnp.concatenate([g.reshape(-1) for g in jax.tree.leaves(gradient)])
     finite = jnp.isfinite(loss + jnp.sum(all_of_it**2))
     kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), following, state)
