@@ -4,7 +4,9 @@
     python -m experiments.evaluate --runs outputs/a-red-car-seed0 outputs/a-red-car-seed1
 
 The first command makes twelve prompts with two seeds, some of them pairs that the prior
-never saw, and goes on where it was stopped; the second measures runs that are there.
+never saw, and goes on where it was stopped; the second measures runs that are there. With
+`--prompts world` it is 24 prompts drawn by lot from all categories and colours, six of them
+with a pedestal or a hat, for a prior that knows them.
 Writes table.md, a contact sheet for each run and objects.png with all prompts to --output.
 The same measures are printed for the true object, for the empty scene and for the
 best-fitting sphere, which says what they are worth.
@@ -12,6 +14,7 @@ best-fitting sphere, which says what they are worth.
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -19,15 +22,12 @@ from dreamfusion_jax import presets
 from dreamfusion_jax.evaluation.judge import SHIPPED
 from dreamfusion_jax.evaluation.measuring import load_jury
 from dreamfusion_jax.evaluation.objects import make_objects
+from dreamfusion_jax.evaluation.prompts import TWELVE, drawn_prompts
 from dreamfusion_jax.evaluation.report import evaluate
 from experiments.command_line import as_program, one_line_errors, parsed, say, say_devices
 
-PROMPTS = (
-    *("a red car", "a blue car", "a yellow duck", "a blue rocket"),
-    *("a green snowman", "a purple penguin", "a red mushroom", "a purple cactus"),
-    *("a blue house", "a brown chair", "an orange lamp", "a red rocket"),
-)
-"""What is made where no runs are given: ten kinds of object, four prompts held out."""
+PROMPTS = {"twelve": TWELVE, "world": drawn_prompts()}
+"""What is made where no runs are given, by the name of the list."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,17 +35,21 @@ class Arguments:
     """What to measure and where to put it.
 
     Attributes:
-        runs: Folders of finished runs; if none are given, the usual prompts are made.
-        seeds: Of the usual prompts.
-        preset: Of the usual prompts.
+        runs: Folders of finished runs; if none are given, the prompts are made.
+        prompts: Which prompts to make.
+        seeds: Of the prompts.
+        preset: Of the prompts.
+        weights: Folder of another prior to make them with.
         output: Folder of the table and the contact sheets.
         judge: Folder of the judge; "None" leaves its columns empty.
         size: Height and width of the measured views, pixels.
     """
 
     runs: tuple[Path, ...] = ()
+    prompts: Literal["twelve", "world"] = "twelve"
     seeds: tuple[int, ...] = (0, 1)
     preset: str = "toybox"
+    weights: str | None = None
     output: Path = Path("outputs/evaluation")
     judge: Path | None = SHIPPED
     size: int = 64
@@ -60,11 +64,12 @@ def main(argv: list[str] | None = None) -> None:
         say_devices()
         jury = load_jury(arguments.judge)
         runs = arguments.runs or make_objects(
-            PROMPTS,
+            PROMPTS[arguments.prompts],
             arguments.seeds,
             arguments.output / "runs",
             presets.preset(arguments.preset),
             say=say,
+            weights=arguments.weights,
         )
         table = evaluate(runs, arguments.output, jury, arguments.size, say)
         (arguments.output / "table.md").write_text(table, encoding="utf-8")

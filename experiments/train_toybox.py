@@ -13,6 +13,7 @@ Ctrl-C at any time: the same command goes on from there.
 
 import dataclasses
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import tyro
@@ -21,7 +22,9 @@ from dreamfusion_jax.toybox.training.data import SMALL, WHOLE, Settings
 from dreamfusion_jax.toybox.training.loop import Running, Training, open_folder
 from experiments.command_line import as_program, one_line_errors, parsed, say_devices
 
-PRESETS = {"whole": WHOLE, "small": SMALL}
+PresetName = Literal["whole", "small"]
+
+PRESETS: Mapping[PresetName, Settings] = {"whole": WHOLE, "small": SMALL}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,16 +38,20 @@ class Arguments:
         settings: Every setting of the preset.
     """
 
-    preset: Literal["whole", "small"] = "whole"
+    preset: PresetName = "whole"
     running: Annotated[Running, tyro.conf.arg(name="")] = Running()
     settings: Annotated[Settings, tyro.conf.arg(name="")] = WHOLE
 
 
 @dataclasses.dataclass(frozen=True)
 class _Preset:
-    """The one argument on which the defaults of the others depend."""
+    preset: PresetName = "whole"
 
-    preset: Literal["whole", "small"] = "whole"
+
+def chosen_preset(argv: Sequence[str] | None) -> PresetName:
+    """The one argument on which the defaults of the others depend."""
+    chosen, _ = tyro.cli(_Preset, args=argv, add_help=False, return_unknown_args=True)
+    return chosen.preset
 
 
 def parse(argv: list[str]) -> Arguments:
@@ -62,11 +69,11 @@ def parse(argv: list[str]) -> Arguments:
 
 def _read(argv: list[str]) -> tuple[Arguments, list[str]]:
     """The arguments, and options that are none."""
-    chosen, _ = tyro.cli(_Preset, args=argv, add_help=False, return_unknown_args=True)
+    preset = chosen_preset(argv)
     return tyro.cli(
         Arguments,
         args=argv,
-        default=Arguments(preset=chosen.preset, settings=PRESETS[chosen.preset]),
+        default=Arguments(preset=preset, settings=PRESETS[preset]),
         description=__doc__,
         return_unknown_args=True,
     )

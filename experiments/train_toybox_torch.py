@@ -14,7 +14,7 @@ import dataclasses
 import shutil
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import jax
 import numpy as np
@@ -33,7 +33,6 @@ from dreamfusion_jax.toybox.training.data import (
     BETAS,
     CLIP_NORM,
     MAX_WEIGHT,
-    SMALL,
     TIME_POWER,
     WEIGHT_DECAY,
     WHOLE,
@@ -49,6 +48,7 @@ from dreamfusion_jax.toybox.training.start import start_from
 from experiments.command_line import as_program, one_line_errors, parsed
 from experiments.torch_muon import Muon
 from experiments.torch_samples import draw_grid, losses_by_time
+from experiments.train_toybox import PRESETS, PresetName, chosen_preset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Config:
         settings: Of the training.
     """
 
-    preset: Literal["whole", "small"] = "whole"
+    preset: PresetName = "whole"
     threads: int = 1
     bfloat16: bool | None = None
     compile: bool = False
@@ -281,16 +281,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _read(argv: list[str] | None) -> Config:
-    chosen, _ = tyro.cli(_Preset, args=argv, add_help=False, return_unknown_args=True)
-    default = Config(preset=chosen.preset, settings={"whole": WHOLE, "small": SMALL}[chosen.preset])
+    preset = chosen_preset(argv)
+    default = Config(preset=preset, settings=PRESETS[preset])
     return tyro.cli(Config, args=argv, default=default, description=__doc__)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Preset:
-    """The one argument on which the defaults of the others depend."""
-
-    preset: Literal["whole", "small"] = "whole"
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Objects to measure: many runs of toybox prompts, made once and then read."""
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dreamfusion_jax.presets import Preset
+from dreamfusion_jax.priors import toybox
 from dreamfusion_jax.runs.files import CONFIG
 from dreamfusion_jax.runs.run import LoadedPrior, Run, is_finished, run_folder
 from dreamfusion_jax.runs.settings import RunSettings
@@ -38,13 +38,17 @@ def make_objects(
 
     Returns:
         The folders.
+
+    Raises:
+        UnknownWordsError: The embedded prior cannot read one of the prompts; nothing is made.
     """
-    folders = []
-    for seed, prompt in itertools.product(seeds, prompts):
-        folder = run_folder(output, prompt, seed)
-        folders.append(folder)
-        if is_finished(folder):
-            continue
+    wanted = {run_folder(output, p, seed): (p, seed) for seed in seeds for p in prompts}
+    pending = {folder: each for folder, each in wanted.items() if not is_finished(folder)}
+    if pending and loaded is None and preset.prior == "toybox":
+        loaded = prior, _ = toybox.load(Path(weights) if weights else toybox.SHIPPED)
+        for prompt, _ in pending.values():
+            prior.vocabulary.scene(prompt)
+    for folder, (prompt, seed) in pending.items():
         say(f"making {folder}")
         settings = RunSettings(
             prompt,
@@ -65,7 +69,7 @@ def make_objects(
                 run.write_results(scene)
             except ValueError as error:  # What is empty has no mesh, and can be measured as well.
                 say(f"{folder}: {error}")
-    return tuple(folders)
+    return tuple(wanted)
 
 
 def _brief(preset: Preset):

@@ -20,11 +20,11 @@ import tyro
 from dreamfusion_jax.evaluation import r_precision
 from dreamfusion_jax.evaluation.dream_fields import make_baseline
 from dreamfusion_jax.evaluation.judge import Judge, Params, load_judge
+from dreamfusion_jax.evaluation.prompts import TWELVE
 from dreamfusion_jax.evaluation.r_precision import Kind, Subject, ViewingConfig
 from dreamfusion_jax.files import write_whole
 from dreamfusion_jax.looks.figures import bars, save_figure, tiles
 from experiments.command_line import as_program, say
-from experiments.evaluate import PROMPTS
 from experiments.figures.making import Making, run
 from experiments.scoring import Scoring
 
@@ -45,7 +45,7 @@ class Arguments(Making):
         scoring: Who judges.
     """
 
-    prompts: tuple[str, ...] = PROMPTS
+    prompts: tuple[str, ...] = TWELVE
     seeds: tuple[int, ...] = (0, 1)
     baseline: Path | None = None
     azimuths: int = 8

@@ -104,6 +104,8 @@ def test_the_summary_counts() -> None:
         (["--runs", "/nowhere", "--judge", "None"], "/nowhere"),
         (["--runs", "x", "--size", "2"], "--size"),
         (["--runs", "x", "--judge", "/nowhere"], "experiments.train_judge"),
+        (["--prompts", "world", "--judge", "None"], "'sofa'"),
+        (["--weights", "/nowhere", "--judge", "None"], "/nowhere"),
     ],
 )
 def test_bad_input_is_named_in_one_line(
@@ -114,6 +116,7 @@ def test_bad_input_is_named_in_one_line(
     assert stop.value.code == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and named in lines[0]
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow
