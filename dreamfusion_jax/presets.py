@@ -176,6 +176,7 @@ TOYBOX = RunConfig(
             entropy=Ramp(0.02, 0.3, 3 / 4),
         ),
     ),
+    output=OutputConfig(size=256),
 )
 """The default: the best result that a CPU reaches in a few minutes."""
 

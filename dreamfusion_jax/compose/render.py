@@ -24,7 +24,7 @@ from dreamfusion_jax.scene.render import (
     interval_points,
     sample_intervals,
 )
-from dreamfusion_jax.scene.shading import density_normals
+from dreamfusion_jax.scene.shading import smooth_normals
 
 SHADOW_GAP = 0.08
 """How far from a surface the way to a lamp begins, in units of the object's size: surfaces are
@@ -115,7 +115,9 @@ def sample(placed: Placed, rays: Rays) -> Samples:
     """Asks a placed scene along rays of the world."""
     local = placed.rays(rays)
     edges = placed.edges(local)
-    density, colour, normal = density_normals(placed.field, interval_points(local, edges)[1])
+    density, colour, normal = smooth_normals(
+        placed.field, interval_points(local, edges)[1], placed.model.field.cell
+    )
     normal = jnp.matmul(normal, placed.rotation.T, precision=jax.lax.Precision.HIGHEST)
     return Samples(density / placed.size, placed.size * edges, colour, normal)
 

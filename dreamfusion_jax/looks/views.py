@@ -19,7 +19,7 @@ from dreamfusion_jax.scene.lighting import Lighting, headlight
 from dreamfusion_jax.scene.render import SceneModel
 
 _ROOM = 128 * 128
-"""One program draws every view of at most so many pixels."""
+"""One program draws every view, so many pixels at a time."""
 
 _AT_ONCE = 2
 """Views that are drawn at the same time."""
@@ -73,31 +73,35 @@ def look(
         ValueError: A latent scene without a decoder.
     """
     picture, count = None, size * size
-    room = max(count, _ROOM)
     if scene.latent:
         if decoder is None:
             raise ValueError("a latent scene is looked at through a decoder")
         seen = decode_view(decoder, scene, params, camera, variance=variance, box=box)
         picture = jax.image.resize(seen.picture, (size, size, 3), "linear")
-        picture = np.pad(np.asarray(picture).reshape(count, 3), ((0, room - count), (0, 0)))
-    pixels = _look(
-        scene,
-        params,
-        camera,
-        lighting,
-        picture,
-        box,
-        np.int32(size),
-        room=room,
-        variance=variance,
-        backdrop=backdrop,
-    )
+        picture = np.pad(np.asarray(picture).reshape(count, 3), ((0, -count % _ROOM), (0, 0)))
+    parts = [
+        _look(
+            scene,
+            params,
+            camera,
+            lighting,
+            None if picture is None else picture[first : first + _ROOM],
+            box,
+            np.int32(first),
+            np.int32(size),
+            room=_ROOM,
+            variance=variance,
+            backdrop=backdrop,
+        )
+        for first in range(0, count, _ROOM)
+    ]
 
-    def picture_of(x: jax.Array) -> jax.Array:
-        # Cut by NumPy, for which nothing has to be compiled for each size.
-        return jax.device_put(np.asarray(x)[:count].reshape(size, size, x.shape[-1]))
+    def picture_of(*pixels: jax.Array) -> jax.Array:
+        # Put together and cut by NumPy, for which nothing has to be compiled for each size.
+        whole = np.concatenate(pixels)[:count]
+        return jax.device_put(whole.reshape(size, size, whole.shape[-1]))
 
-    return jax.tree.map(picture_of, pixels)
+    return jax.tree.map(picture_of, *parts)
 
 
 @kept("scene", "room")
@@ -108,17 +112,18 @@ def _look(
     lighting: Lighting | None,
     picture: Float[Array | np.ndarray, "{room} 3"] | None,
     box: Box | None,
+    first: ScalarLike,
     size: ScalarLike,
     *,
     room: int,
     variance: Float[Array, ""],
     backdrop: ScalarLike,
 ) -> Looks:
-    """`look`, with the picture in the place of a latent scene's colours, pixel after pixel."""
+    """`look` from pixel `first` on, with the picture in the place of a latent scene's colours."""
     grey = jnp.full(3, backdrop)
     lighting = headlight(camera.position) if lighting is None else lighting
     # A normal at every sample, whatever training used: thin haze then blurs them little.
-    sampling = dataclasses.replace(scene.sampling, normals="sample")
+    sampling = dataclasses.replace(scene.sampling, normals="smooth")
     seen = render_pixels(
         dataclasses.replace(scene, sampling=sampling),
         params,
@@ -126,6 +131,7 @@ def _look(
         lighting,
         height=size,
         width=size,
+        first=first,
         room=room,
         variance=variance,
         backdrop=None if scene.latent else grey,

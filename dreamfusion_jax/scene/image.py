@@ -71,11 +71,12 @@ def render_pixels(
     width: ScalarLike,
     room: int,
     variance: Float[Array, ""],
+    first: ScalarLike = 0,
     backdrop: Float[Array, "3"] | None = None,
     box: Box | None = None,
     chunk: int = 512,
 ) -> dict[str, Float[Array, "{room} _"]]:
-    """Renders one view, `chunk` rays at a time, by one program for all sizes that have room.
+    """Renders pixels of one view, `chunk` rays at a time, by one program for all sizes.
 
     Even samples are spread over the box that holds something, and rays beside it cost nothing.
 
@@ -86,8 +87,9 @@ def render_pixels(
         lighting: One light.
         height: Of the image, pixels; need not be known when this is compiled.
         width: Of the image, pixels; likewise.
-        room: For so many pixels.
+        room: So many pixels.
         variance: lambda_Sigma.
+        first: The first of them, row after row; need not be known either.
         backdrop: See `render_rays`.
         box: Of `drawing_box`, where it is known from another view; else it is found.
         chunk: Rays at once; bounds the memory.
@@ -96,7 +98,7 @@ def render_pixels(
         As `render_image`, pixel after pixel; beyond those of the image it means nothing.
     """
     chunk = min(chunk, room)
-    index = jnp.arange(room)
+    index = jnp.asarray(first, jnp.int32) + jnp.arange(room)
     rays = pixel_rays(camera, index % width, index // width, height, width)
     box = drawing_box(model, params, variance) if box is None else box
     near, far = ray_bounds(rays, model.sampling.radius, box)

@@ -21,7 +21,7 @@ from dreamfusion_jax.scene.fields.proposal import ProposalMlp
 from dreamfusion_jax.scene.fields.protocol import Field, Params
 from dreamfusion_jax.scene.intervals import anneal, dilate, resample, uniform_edges
 from dreamfusion_jax.scene.lighting import Lighting
-from dreamfusion_jax.scene.shading import density_normals, shade
+from dreamfusion_jax.scene.shading import density_normals, shade, smooth_normals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,9 @@ class SamplingConfig:
         dilation_floor: See `dilation`.
         anneal_slope: Of the resampling annealing (mip-NeRF 360, supplement).
         normals: "sample" finds a normal at every sample, as the paper does.
-            Departure: "ray" finds one, at the expected depth; several times cheaper.
+            Departure: "ray" finds one, at the expected depth; several times cheaper. "smooth"
+            is "sample" with differences over the cells of a grid in the place of derivatives,
+            as pictures are drawn.
 
     Raises:
         SettingError: The radius is not positive, there are fewer than 2 intervals, or
@@ -51,7 +53,7 @@ class SamplingConfig:
     dilation: float = 0.5
     dilation_floor: float = 0.0025
     anneal_slope: float = 10.0
-    normals: Literal["sample", "ray"] = "sample"
+    normals: Literal["sample", "ray", "smooth"] = "sample"
 
     def __post_init__(self) -> None:
         check_range(self, POSITIVE, "radius")
@@ -271,9 +273,10 @@ def render_rays(
     distance, points = interval_points(rays, edges)
     spread = jnp.broadcast_to(variance, points.shape[:-1])
     field, piece = functools.partial(model.field, params["field"]), model.field.piece
-    if model.sampling.normals == "sample":
+    if model.sampling.normals != "ray":
+        step = model.field.cell if model.sampling.normals == "smooth" else None
         density, albedo, normals = in_pieces(
-            lambda x, v: density_normals(lambda p: field(p, v), x), points, spread, piece
+            lambda x, v: smooth_normals(lambda p: field(p, v), x, step), points, spread, piece
         )
         weights = composite(density, edges)
         places = points

@@ -34,6 +34,35 @@ def density_normals(
     return tau, albedo, safe_normalize(-gradient)
 
 
+def smooth_normals(
+    field: Callable[
+        [Float[Array, "*batch 3"]], tuple[Float[Array, "*batch"], Float[Array, "*batch C"]]
+    ],
+    points: Float[Array, "*batch 3"],
+    step: float | None,
+) -> tuple[Float[Array, "*batch"], Float[Array, "*batch C"], Float[Array, "*batch 3"]]:
+    """`density_normals` with central differences in the place of the derivative.
+
+    Over a cell to both sides the normals of a trilinear grid do not jump, and light shows no marks
+    of its cells (numerical gradients: Neuralangelo, 2306.03092, section 3.2).
+
+    Args:
+        field: Density and albedo of points, each point for itself.
+        points: Where to ask.
+        step: To both sides, world units; None for the derivative.
+    """
+    if step is None:
+        return density_normals(field, points)
+    tau, albedo = field(points)
+
+    def slope(by: jax.Array) -> jax.Array:
+        return field(points + by)[0] - field(points - by)[0]
+
+    # In a loop, so that the field is compiled for it once.
+    slopes = jax.lax.map(slope, expand_to(step * jnp.eye(3), points.ndim + 1, tail=1))
+    return tau, albedo, safe_normalize(-jnp.moveaxis(slopes, 0, -1))
+
+
 def shade(
     albedo: Float[Array, "*batch 3"],
     normal: Float[Array, "*#batch 3"],

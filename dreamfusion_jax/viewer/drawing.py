@@ -114,7 +114,7 @@ class DrawnScene:
         rays = cast_rays(camera, height, width)
         box = drawing_box(scene.model, scene.params, scene.variance)
         near, far = ray_bounds(rays, self.radius, box)
-        sampling = dataclasses.replace(scene.model.sampling, normals="sample")
+        sampling = dataclasses.replace(scene.model.sampling, normals="smooth")
         model = dataclasses.replace(scene.model, sampling=sampling)
 
         def draw(part: Rays) -> Seen:

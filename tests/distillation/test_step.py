@@ -49,6 +49,10 @@ class Ball:
     def piece(self):
         return None
 
+    @property
+    def cell(self):
+        return None
+
     def init(self, key):
         del key
         return {"centre": jnp.array([0.1, -0.2, 0.05]), "colour": jnp.array([0.4, -0.3, 0.9])}

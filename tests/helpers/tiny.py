@@ -34,6 +34,10 @@ class Fog:
     def piece(self):
         return None
 
+    @property
+    def cell(self):
+        return None
+
     def init(self, key):
         del key
         return {"albedo": jnp.array(self.colour)}

@@ -35,7 +35,7 @@ def test_a_view_is_its_rays_whatever_the_room(cloud, size, monkeypatch):
             model, p, rays, light(), variance=NO_BLUR, backdrop=jnp.full(3, GREY), box=box
         )
     )(params)
-    for room in (9, 64, 1000):
+    for room in (9, 64, 1000):  # Of eight calls, one that fits, and one that has room left.
         monkeypatch.setattr(views, "_ROOM", room)
         seen = look(model, params, camera, light(), **told)
         assert seen.shaded.shape == (size, size, 3)

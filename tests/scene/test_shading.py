@@ -17,7 +17,7 @@ from dreamfusion_jax.scene.encoding import GridConfig
 from dreamfusion_jax.scene.fields.density import LITERAL, Density
 from dreamfusion_jax.scene.fields.grid import GridField
 from dreamfusion_jax.scene.fields.mlp import MlpField
-from dreamfusion_jax.scene.shading import density_normals, shade
+from dreamfusion_jax.scene.shading import density_normals, shade, smooth_normals
 
 MLP = MlpField(width=16, blocks=2, frequencies=3, density=LITERAL)
 GRID = GridField(GridConfig((3, 6), features=4), radius=0.7, density=Density(-2.0, strength=4.0))
@@ -80,6 +80,36 @@ def test_normals_of_a_ball_point_outward():
     ask = jnp.array(points, jnp.float32)
     _, _, normals = density_normals(lambda p: cloud(params, p, jnp.zeros(50)), ask)
     np.testing.assert_allclose(normals, points / 0.7, atol=1e-5)
+
+
+def test_smooth_normals_are_differences_of_the_density():
+    params, step = random_params(GRID.init), 0.28
+    points = np.random.default_rng(2).uniform(-0.4, 0.4, (20, 3))
+    gradient = np.stack(
+        [
+            grid_density(params, points + step * axis) - grid_density(params, points - step * axis)
+            for axis in np.eye(3)
+        ],
+        axis=-1,
+    )
+    ask = jnp.array(points, jnp.float32)
+    tau, _, normals = smooth_normals(lambda p: GRID(params, p, jnp.zeros(20)), ask, step)
+    np.testing.assert_allclose(tau, grid_density(params, points), rtol=1e-4)
+    wanted = -gradient / np.linalg.norm(gradient, axis=-1, keepdims=True)
+    np.testing.assert_allclose(normals, wanted, atol=1e-3)
+
+
+def test_smooth_normals_do_not_jump_between_the_cells_of_a_grid():
+    params = random_params(GRID.init)
+    assert GRID.cell == pytest.approx(1.4 / 5)
+    # Along a line through several cells, in steps of a thousandth of the cube.
+    line = jnp.outer(jnp.linspace(-0.6, 0.6, 1201), jnp.array([1.0, 0.9, -0.8]))
+
+    def largest_turn(step):
+        normals = smooth_normals(lambda p: GRID(params, p, jnp.zeros(1201)), line, step)[2]
+        return jnp.max(jnp.linalg.norm(jnp.diff(normals, axis=0), axis=-1))
+
+    assert largest_turn(None) > 5 * largest_turn(GRID.cell)
 
 
 def test_normals_of_flat_density_are_zero_with_finite_gradients():

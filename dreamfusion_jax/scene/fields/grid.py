@@ -46,6 +46,11 @@ class GridField:
         """All points at once: the tables are what takes time, not the activations."""
         return None
 
+    @property
+    def cell(self) -> float:
+        """Those of the finest level: gradients jump from one to the next."""
+        return 2 * self.radius / (max(self.grid.resolutions) - 1)
+
     def _grid(self) -> GridConfig:
         if self.latent:
             return dataclasses.replace(self.grid, features=1 + LATENT_CHANNELS)

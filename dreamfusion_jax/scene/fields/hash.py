@@ -93,6 +93,11 @@ class HashField:
         return None
 
     @property
+    def cell(self) -> None:
+        """None: those of its finest levels are smaller than what is drawn."""
+        return None
+
+    @property
     def grid(self) -> GridConfig:
         """The pyramid."""
         resolutions = growing_resolutions(self.levels, self.coarsest, self.finest)

@@ -82,6 +82,11 @@ class MlpField:
         """See `Field`."""
         return mlp_piece()
 
+    @property
+    def cell(self) -> None:
+        """None: the density is smooth."""
+        return None
+
     def _module(self) -> ResidualMlp:
         dtype = jnp.dtype(jnp.bfloat16 if self.bfloat16 else jnp.float32)
         return ResidualMlp(self.width, self.blocks, 4, dtype)

@@ -31,6 +31,11 @@ class Field(Protocol):
         """How many points to ask about at once, None for any number; see `in_pieces`."""
         ...
 
+    @property
+    def cell(self) -> float | None:
+        """Width of cells at whose faces the density has kinks, world units; None without such."""
+        ...
+
     def init(self, key: Key[Array, ""]) -> Params:
         """Fresh parameters."""
         ...
