@@ -32,6 +32,7 @@ from dreamfusion_jax.toybox.tokenizer import build_tokenizer
 from dreamfusion_jax.toybox.training.data import (
     BETAS,
     CLIP_NORM,
+    ENDS,
     MAX_WEIGHT,
     TIME_POWER,
     WEIGHT_DECAY,
@@ -124,7 +125,7 @@ def make_optimizers(model: torch.nn.Module) -> tuple[Muon, torch.optim.AdamW]:
         module.weight
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
-        and name.rpartition(".")[2] not in ("conv_in", "conv_out")
+        and name.rpartition(".")[2] not in ENDS
     ]
     known = {id(weight) for weight in inner}
     others = [weight for weight in model.parameters() if id(weight) not in known]
@@ -231,9 +232,10 @@ class Training:
 
     def _advance(self, step: int) -> tuple[int, Values]:
         """One step of the optimizers."""
+        rate = float(learning_rate(self.optimization, step, self.begin))
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = float(learning_rate(self.optimization, step, self.begin))
+                group["lr"] = rate
         loss = loss_at(self.forward, step, *self.draw(step), self.abar)
         if not torch.isfinite(loss):
             raise SystemExit(f"the loss is not finite at step {step}; the last state is kept")

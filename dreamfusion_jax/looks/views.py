@@ -1,6 +1,5 @@
 """Looking at a scene: one pass over a view gives colour, shaded, textureless and normals."""
 
-import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -14,7 +13,7 @@ from dreamfusion_jax.pytree import pytree, unstack
 from dreamfusion_jax.scene.box import Box
 from dreamfusion_jax.scene.camera import Camera
 from dreamfusion_jax.scene.fields.protocol import Params
-from dreamfusion_jax.scene.image import drawing_box, render_pixels
+from dreamfusion_jax.scene.image import as_drawn, drawing_box, render_pixels
 from dreamfusion_jax.scene.lighting import Lighting, headlight
 from dreamfusion_jax.scene.render import SceneModel
 
@@ -122,10 +121,8 @@ def _look(
     """`look` from pixel `first` on, with the picture in the place of a latent scene's colours."""
     grey = jnp.full(3, backdrop)
     lighting = headlight(camera.position) if lighting is None else lighting
-    # A normal at every sample, whatever training used: thin haze then blurs them little.
-    sampling = dataclasses.replace(scene.sampling, normals="smooth")
     seen = render_pixels(
-        dataclasses.replace(scene, sampling=sampling),
+        as_drawn(scene),
         params,
         camera,
         lighting,

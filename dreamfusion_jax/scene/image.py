@@ -1,5 +1,6 @@
 """A picture of any size, of which only what can be seen is rendered."""
 
+import dataclasses
 import functools
 
 import jax
@@ -136,6 +137,16 @@ def render_pixels(
 
     parts = (jnp.sum(hits) + chunk - 1) // chunk
     return jax.lax.fori_loop(0, parts, draw, empty)
+
+
+def as_drawn(model: SceneModel) -> SceneModel:
+    """The scene as finished pictures show it, whatever normals training used.
+
+    A normal at every sample, which thin haze blurs little, and none that jumps between cells.
+    """
+    return dataclasses.replace(
+        model, sampling=dataclasses.replace(model.sampling, normals="smooth")
+    )
 
 
 @functools.partial(jax.jit, static_argnames="model")

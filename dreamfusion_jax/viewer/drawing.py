@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from dreamfusion_jax.runs.trained_scene import TrainedScene
 from dreamfusion_jax.scene.box import Box
 from dreamfusion_jax.scene.camera import Camera, Rays, cast_rays
-from dreamfusion_jax.scene.image import drawing_box
+from dreamfusion_jax.scene.image import as_drawn, drawing_box
 from dreamfusion_jax.scene.lighting import Lighting
 from dreamfusion_jax.scene.render import SceneModel, ray_bounds, render_rays
 from dreamfusion_jax.viewer.baked import RESOLUTION, Baked, bake, hits, march
@@ -114,8 +114,7 @@ class DrawnScene:
         rays = cast_rays(camera, height, width)
         box = drawing_box(scene.model, scene.params, scene.variance)
         near, far = ray_bounds(rays, self.radius, box)
-        sampling = dataclasses.replace(scene.model.sampling, normals="smooth")
-        model = dataclasses.replace(scene.model, sampling=sampling)
+        model = as_drawn(scene.model)
 
         def draw(part: Rays) -> Seen:
             if given_up():

@@ -27,7 +27,10 @@ WEIGHT_DECAY = 0.01
 CLIP_NORM = 1.0
 
 MOMENTUM = 0.95
-"""Of Muon, which finds the matrices and convolutions but for the first and the last."""
+"""Of Muon, which finds the matrices and convolutions but for `ENDS`."""
+
+ENDS = ("conv_in", "conv_out")
+"""The first and the last convolution."""
 
 MUON_RMS = 0.2
 """Root mean square of Muon's updates over the rate: that of AdamW's, whose rates it can take."""

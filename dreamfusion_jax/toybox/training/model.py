@@ -28,7 +28,7 @@ from dreamfusion_jax.toybox.training.data import (
     learning_rate,
     to_latents,
 )
-from dreamfusion_jax.toybox.training.optimizer import Params, make_optimizer
+from dreamfusion_jax.toybox.training.optimizer import Params, grouped, make_optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,8 +176,7 @@ def train_step(
     decay = ema_decay(config, state.step, state.begin)
     ema = optax.incremental_update(params, state.ema, 1 - decay)
     following = State(state.step + 1, state.begin, params, ema, optimizer)
-    # As one vector: hundreds of sums would keep a GPU waiting for its host.
-    all_of_it = jnp.concatenate([g.reshape(-1) for g in jax.tree.leaves(gradient)])
-    finite = jnp.isfinite(loss + jnp.sum(all_of_it**2))
+    # Grouped, as the optimizer has done it to clip: the compiler does it once.
+    finite = jnp.isfinite(loss + optax.tree.norm(grouped(gradient)))
     kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), following, state)
     return kept, jnp.where(finite, loss, jnp.nan)

@@ -10,6 +10,7 @@ import optax
 from dreamfusion_jax.toybox.training.data import (
     BETAS,
     CLIP_NORM,
+    ENDS,
     MOMENTUM,
     MUON_RMS,
     WEIGHT_DECAY,
@@ -52,7 +53,7 @@ def grouped(params: Params) -> dict[str, Any]:
     matrices, others = collections.defaultdict(list), []
     for path, weights in jax.tree.leaves_with_path(params):
         *_, layer, name = (key.key for key in path)
-        if name == "kernel" and layer not in ("conv_in", "conv_out"):
+        if name == "kernel" and layer not in ENDS:
             matrix = weights.reshape(-1, weights.shape[-1])
             matrices["x".join(map(str, matrix.shape))].append(matrix)
         else:
