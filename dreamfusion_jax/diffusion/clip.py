@@ -195,7 +195,7 @@ class TextTower(nn.Module):
             )
         x = _embed(config.vocab_size, tower.width, self.dtype, "token_embedding")(ids)
         positions = _embed(config.max_length, tower.width, self.dtype, "position_embedding")
-        x = x + positions(jnp.arange(ids.shape[1])[None])
+        x = x + positions.first(ids.shape[1])
         for i in range(tower.layers):
             x = EncoderLayer(tower, self.dtype, name=f"encoder.layers.{i}")(x)
         x = LayerNorm(tower.eps, self.dtype, name="final_layer_norm")(x)
@@ -230,7 +230,7 @@ class VisionTower(nn.Module):
         x = jnp.concatenate([first, x], axis=1)
         count = x.shape[1]
         positions = _embed(count, tower.width, self.dtype, "position_embedding")
-        x = x + positions(jnp.arange(count)[None])
+        x = x + positions.first(count)
         # The original's spelling.
         x = LayerNorm(tower.eps, self.dtype, name="pre_layrnorm")(x)
         for i in range(tower.layers):
@@ -238,8 +238,41 @@ class VisionTower(nn.Module):
         return LayerNorm(tower.eps, self.dtype, name="post_layernorm")(x[:, 0])
 
 
-def _embed(size: int, width: int, dtype: Dtype, name: str) -> nn.Embed:
-    return nn.Embed(size, width, dtype=dtype, name=f"embeddings.{name}")
+_SMALL_VOCABULARY = 1024
+"""Tokens up to which an embedding is a product with ones."""
+
+
+class Embedding(nn.Module):
+    """A table's rows, looked up so that the gradient of the table is a product or a sum.
+
+    That of a lookup adds one row after another, in half precision with eight bits, and most of
+    a batch's tokens are the same one.
+    """
+
+    size: int
+    width: int
+    dtype: Dtype = jnp.float32
+
+    def setup(self) -> None:
+        """The table."""
+        initializer = nn.initializers.normal(0.02)
+        self.embedding = self.param("embedding", initializer, (self.size, self.width))
+
+    def __call__(self, ids: Int[Array, "B N"]) -> Float[Array, "B N D"]:
+        """The rows of the tokens."""
+        table = self.embedding.astype(self.dtype)
+        if self.size > _SMALL_VOCABULARY:
+            return jnp.take(table, ids, axis=0)
+        ones = jax.nn.one_hot(ids, self.size, dtype=self.dtype)
+        return jnp.matmul(ones, table, precision=jax.lax.Precision.HIGHEST)
+
+    def first(self, count: int) -> Float[Array, "1 {count} D"]:
+        """The first rows."""
+        return self.embedding[None, :count].astype(self.dtype)
+
+
+def _embed(size: int, width: int, dtype: Dtype, name: str) -> Embedding:
+    return Embedding(size, width, dtype, name=f"embeddings.{name}")
 
 
 def end_of_text(ids: Int[Array, "B N"], eos_token_id: int) -> Int[Array, "B"]:

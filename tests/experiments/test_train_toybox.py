@@ -364,16 +364,17 @@ def test_other_processes_draw_the_same_batches_in_turn(bank, tmp_path):
 
 
 def test_a_step_compiled_ahead_is_the_step(straight, bank, tmp_path):
-    """It takes real pictures; with convolutions as products it makes the same of them."""
+    """It takes real pictures, and ways that are not known here are left out."""
     words = command(tmp_path / "prior", bank, "--optimization.batch-size", "32")
     trial = Trial(train_toybox.parse(words).settings, jnp.float32)
     unknown = {"not here": Way({"xla_no_such_option": "1"})}
-    step, seconds = trial.fastest(unknown | {"products": Way(products=32**2)}, repeats=1)
+    _, seconds = trial.fastest(unknown | {"products": Way(products="all", groups=2)}, repeats=1)
     assert [*seconds] == ["products", "products, one at a time"]
     assert PRODUCTS_VARIABLE not in os.environ
     assert min(seconds.values()) > 0
     with pytest.raises(RuntimeError, match=r"not here: .*no_such"):
         trial.fastest(unknown, repeats=1)
+    step, _ = trial.fastest({"as usual": Way()}, repeats=1)
     parts = parts_of(straight, bank)
     fresh = functools.partial(toybox_model.init_state, parts.networks, parts.config)
     found, loss = step(fresh(), *parts.batch, SCHEDULE, last=np.int32(STEPS))
@@ -390,6 +391,22 @@ def test_a_step_compiled_ahead_is_the_step(straight, bank, tmp_path):
             lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
             *(getattr(state, name) for state in (found, kept)),
         )
+
+
+def test_gradients_of_groups_and_by_products_are_the_gradient(straight, bank, monkeypatch):
+    parts = parts_of(straight, bank)
+    paints, ids = parts.batch
+    z = to_latents(paints, 2)
+    params = parts.networks.init(np.random.default_rng(0))
+    told = (params, parts.networks, SCHEDULE, jax.random.key(3), z, jnp.asarray(ids))
+    expected = jax.value_and_grad(toybox_model.clean_image_loss)(*told)
+    monkeypatch.setenv(PRODUCTS_VARIABLE, "gradients")
+    found = jax.jit(functools.partial(toybox_model.loss_and_gradient, *told, groups=4))()
+    largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(expected[1]))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * largest),
+        *(found, expected),
+    )
 
 
 def test_a_training_is_complete_when_its_time_is_over(bank, tmp_path, monkeypatch, capsys):

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import jax
 import jax.numpy as jnp
@@ -29,14 +29,15 @@ class Way:
 
     Attributes:
         options: Of XLA.
-        products: Pixels up to which a convolution is a product of matrices; as usual if None.
+        products: Which convolutions are products of matrices; see `layers.PRODUCTS_VARIABLE`.
+        groups: Of a batch, whose gradients are found apart.
     """
 
     options: dict[str, str | bool] = dataclasses.field(default_factory=dict)
-    products: int | None = None
+    products: str = "small"
+    groups: int = 1
 
 
-_ALL = 64 * 64
 _GRAPHS: dict[str, str | bool] = {
     "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,CONVOLUTION",
     "xla_gpu_graph_min_graph_size": "1",
@@ -44,9 +45,9 @@ _GRAPHS: dict[str, str | bool] = {
 
 WAYS = {
     "as usual": Way(),
-    "more in graphs": Way(_GRAPHS),
-    "products": Way(products=_ALL),
-    "products, more in graphs": Way(_GRAPHS, _ALL),
+    "gradients as products, 32 groups": Way(products="gradients", groups=32),
+    "the same, more in graphs": Way(_GRAPHS, "gradients", 32),
+    "products, 32 groups": Way(products="all", groups=32),
 }
 """How a GPU may be given the thousands of small kernels of a step, and its convolutions."""
 
@@ -83,14 +84,14 @@ class Trial:
         self._state = self._fresh()
         self._static = {"networks": networks, "config": config, "block": settings.model.block}
 
-    def _lowered(self, products: int | None) -> jax.stages.Lowered:
-        if products is None:
-            return train_step.lower(self._state, *self._rest, **self._static, last=self._last)
+    def _lowered(self, products: str, groups: int) -> jax.stages.Lowered:
         # The variable is read when a program is traced, and what was traced is remembered.
         jax.clear_caches()
         try:
-            with variable(PRODUCTS_VARIABLE, str(products)):
-                return self._lowered(None)
+            with variable(PRODUCTS_VARIABLE, products):
+                return train_step.lower(
+                    *(self._state, *self._rest), **self._static, groups=groups, last=self._last
+                )
         finally:
             jax.clear_caches()
 
@@ -107,13 +108,18 @@ class Trial:
         return (time.perf_counter() - began) / count
 
     def fastest(
-        self, ways: dict[str, Way] | None = None, repeats: int = 10
+        self,
+        ways: dict[str, Way] | None = None,
+        repeats: int = 10,
+        patience: float = 120.0,
     ) -> tuple[Step, dict[str, float]]:
         """Compiles the step in several ways, and takes the one that runs fastest.
 
         Args:
             ways: By name; those for the device that is there if None.
             repeats: Steps that are timed.
+            patience: Seconds after which those ways are left out that are not compiled yet, once
+                there is another.
 
         Returns:
             The step, and the seconds of one in each way, as it comes and one at a time. Ways that
@@ -124,14 +130,21 @@ class Trial:
         """
         if ways is None:
             ways = WAYS if jax.default_backend() == "gpu" else {"as usual": Way()}
-        lowered = {number: self._lowered(number) for number in {w.products for w in ways.values()}}
-        with ThreadPoolExecutor() as pool:
-            compiling = {
-                name: pool.submit(lowered[way.products].compile, way.options)
-                for name, way in ways.items()
-            }
+        needed = {(way.products, way.groups) for way in ways.values()}
+        lowered = {what: self._lowered(*what) for what in needed}
+        pool = ThreadPoolExecutor()
+        compiling = {
+            name: pool.submit(lowered[way.products, way.groups].compile, way.options)
+            for name, way in ways.items()
+        }
+        wait(compiling.values(), patience)
+        wait(compiling.values(), return_when=FIRST_COMPLETED)
+        pool.shutdown(wait=False, cancel_futures=True)
         steps, seconds, failed = {}, {}, []
         for name, compiled in compiling.items():
+            if not compiled.done():
+                failed.append(f"{name}: not compiled after {patience:.0f} s")
+                continue
             try:
                 self.take(compiled.result(), 1)  # The first one sets up what the others use.
                 for how, step in (
