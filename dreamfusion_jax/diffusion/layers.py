@@ -6,8 +6,6 @@ dots, is the name of a tensor in a checkpoint (see `weights.py`).
 
 import functools
 import itertools
-import os
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -97,26 +95,9 @@ def conv3x3(
     )
 
 
-PRODUCTS_VARIABLE = "DREAMFUSION_JAX_PRODUCTS"
-"""Environment variable that says, when a program is traced, which convolutions are products of
-matrices: "all", "gradients" (those of kernels) or "small" (those of very small pictures, as usual).
-Where the convolutions of a GPU's library are slow, products may be faster."""
-
 _FEW = 16
 """Pixels up to which a convolution is a product of matrices: on a CPU a seventh of the time, where
 XLA would turn kernels around that are larger than the picture."""
-
-
-def _products() -> str:
-    """What `PRODUCTS_VARIABLE` says.
-
-    Raises:
-        ValueError: Something else.
-    """
-    asked = os.environ.get(PRODUCTS_VARIABLE, "small")
-    if asked not in ("all", "gradients", "small"):
-        raise ValueError(f"{PRODUCTS_VARIABLE} must be all, gradients or small, not {asked!r}")
-    return asked
 
 
 def _convolve(
@@ -127,81 +108,23 @@ def _convolve(
     **told: Any,
 ) -> Float[Array, "B H2 W2 D"]:
     """`jax.lax.conv_general_dilated`, as a product where the picture is very small."""
-    asked, few = _products(), x.shape[1] * x.shape[2] <= _FEW
-    if few or asked == "all":
-        seen = (_few_patches if asked == "small" else _patches)(
-            x, kernel.shape[:2], strides, padding
-        )
-        flat = kernel.reshape(-1, kernel.shape[-1])
-        return jnp.matmul(seen, flat, precision=told.get("precision"))
-    convolve = functools.partial(
-        jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **told
-    )
-    if asked == "gradients":
-        patches_of = functools.partial(
-            _patches, taps=kernel.shape[:2], strides=strides, padding=padding
-        )
-        return _with_kernel_gradient_as_product(convolve, patches_of)(x, kernel)
-    return convolve(x, kernel)
-
-
-def _with_kernel_gradient_as_product(
-    convolve: Callable[[Array, Array], Array], patches_of: Callable[[Array], Array]
-) -> Callable[[Array, Array], Array]:
-    """The same convolution; its kernel's gradient is a product with the patches of pictures."""
-
-    def backward(kept: tuple[Array, Array], by: Array) -> tuple[Array, Array]:
-        x, kernel = kept
-        (x_gradient,) = jax.linear_transpose(lambda x: convolve(x, kernel), x)(by)
-        product = jnp.einsum("bhwk,bhwd->kd", patches_of(x), by)
-        return x_gradient, product.reshape(kernel.shape)
-
-    convolution = jax.custom_vjp(convolve)
-    convolution.defvjp(lambda x, kernel: (convolve(x, kernel), (x, kernel)), backward)
-    return convolution
-
-
-def _patches(
-    x: Float[Array, "B H W C"],
-    taps: tuple[int, int],
-    strides: tuple[int, int],
-    padding: list[tuple[int, int]],
-) -> Float[Array, "B H2 W2 K"]:
-    """What a kernel of `taps` sees at each place, K = all of its pixels' channels."""
-    padded = jnp.pad(x, [(0, 0), *padding, (0, 0)])
-    height, width = (
-        (size - count) // step + 1
-        for size, count, step in zip(padded.shape[1:3], taps, strides, strict=True)
-    )
-    rows, columns = (step * (n - 1) + 1 for n, step in zip((height, width), strides, strict=True))
-    seen = [
-        padded[:, i : i + rows : strides[0], j : j + columns : strides[1]]
-        for i, j in itertools.product(*map(range, taps))
-    ]
-    return jnp.concatenate(seen, axis=-1)
-
-
-def _few_patches(
-    x: Float[Array, "B H W C"],
-    taps: tuple[int, int],
-    strides: tuple[int, int],
-    padding: list[tuple[int, int]],
-) -> Float[Array, "B H2 W2 K"]:
-    """The same by a product with zeros and ones, for a CPU and very small pictures.
-
-    A slice for each place of the kernel would be as many programs to compile, and one gather of
-    all takes as long as the convolution.
-    """
+    if x.shape[1] * x.shape[2] > _FEW:
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **told)
     height, width, channels = x.shape[1:]
-    axes = zip((height, width), taps, strides, padding, strict=True)
+    axes = zip((height, width), kernel.shape[:2], strides, padding, strict=True)
     rows, columns = itertools.starmap(_taken, axes)
+    # Patches by a product with zeros and ones: a slice for each place of the kernel would be as
+    # many programs to compile, and one gather of all takes as long as the convolution.
     taken = np.einsum("ihy,jwx->ijhwyx", rows, columns)
     patches = jnp.matmul(
         jnp.asarray(taken.reshape(-1, height * width), x.dtype),
         x.reshape(len(x), height * width, channels),
         precision=jax.lax.Precision.HIGHEST,
     )
-    return patches.reshape(len(x), *taken.shape[:2], -1)
+    patches = patches.reshape(len(x), *taken.shape[:2], -1)
+    return jnp.matmul(
+        patches, kernel.reshape(-1, kernel.shape[-1]), precision=told.get("precision")
+    )
 
 
 def _taken(
@@ -215,20 +138,7 @@ def _taken(
 
 def conv1x1(channels: int, name: str, dtype: Dtype) -> nn.Conv:
     """A convolution that mixes channels only."""
-    return nn.Conv(channels, (1, 1), dtype=dtype, name=name, conv_general_dilated=_mix)
-
-
-def _mix(
-    x: Float[Array, "B H W C"],
-    kernel: Float[Array, "1 1 C D"],
-    strides: tuple[int, int],
-    padding: Any,
-    **told: Any,
-) -> Float[Array, "B H W D"]:
-    """`jax.lax.conv_general_dilated`, as a product where that is asked for."""
-    if _products() == "small":
-        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **told)
-    return jnp.matmul(x, kernel[0, 0], precision=told.get("precision"))
+    return nn.Conv(channels, (1, 1), dtype=dtype, name=name)
 
 
 def upsample_nearest(x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C"]:

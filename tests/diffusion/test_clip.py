@@ -11,7 +11,13 @@ from helpers.torch_models import compile_fast, randomize, relative_error
 from safetensors.torch import load_file, save_file
 
 from dreamfusion_jax.diffusion.checkpoints.weights import count_params, load_params, save_params
-from dreamfusion_jax.diffusion.clip import ClipConfig, ClipModel, ClipTextConfig, ClipTextModel
+from dreamfusion_jax.diffusion.clip import (
+    ClipConfig,
+    ClipModel,
+    ClipTextConfig,
+    ClipTextModel,
+    Embedding,
+)
 
 SMALL = {
     "hidden_size": 32,
@@ -52,6 +58,30 @@ def test_text_equals_transformers(name, dtype, tmp_path):
     bound = 1e-4 if dtype == jnp.float32 else 3e-2
     assert relative_error(hidden, theirs.last_hidden_state) < bound
     assert relative_error(pooled, theirs.pooler_output) < bound
+
+
+@pytest.mark.parametrize("vocabulary", [60, 2000])
+def test_gradients_of_embeddings_in_half_precision_are_no_sums_in_half_precision(vocabulary):
+    """A token that is there 4,096 times; one after the other would end at 256.
+
+    That is so for the small vocabularies that are trained; large ones are looked up.
+    """
+    table = Embedding(vocabulary, 8, jnp.bfloat16)
+    ids = jnp.full((64, 64), 7).at[0, 0].set(3)
+    params = table.init(jax.random.key(0), ids)
+
+    def total(params):
+        rows = table.apply(params, ids).sum(dtype=jnp.float32)
+        return rows + 64 * table.apply(params, 5, method="first").sum(dtype=jnp.float32)
+
+    rows = table.apply(params, ids)
+    np.testing.assert_array_equal(rows, params["params"]["embedding"].astype(rows.dtype)[ids])
+    if vocabulary < 100:
+        gradient = jax.grad(total)(params)["params"]["embedding"]
+        expected = np.zeros(vocabulary)
+        expected[:5] += 64
+        expected[[7, 3]] += [4095, 1]
+        np.testing.assert_allclose(gradient, np.tile(expected[:, None], 8), rtol=2**-8)
 
 
 def test_text_checkpoints_old_and_new(tmp_path):

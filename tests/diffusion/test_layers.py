@@ -1,6 +1,5 @@
 """Convolutions of very small pictures are products; PyTorch's are the reference."""
 
-import functools
 import itertools
 
 import jax
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreamfusion_jax.diffusion.layers import PRODUCTS_VARIABLE, conv1x1, conv3x3
+from dreamfusion_jax.diffusion.layers import conv3x3
 
 
 @pytest.mark.parametrize(
@@ -36,34 +35,6 @@ def test_a_convolution_is_pytorchs_whatever_the_size_of_the_picture(size, stride
     layer = conv3x3(7, "conv", jnp.float32, stride=stride, pad_before=pad_before)
     ours = jax.jit(layer.apply)({"params": {"kernel": kernel, "bias": bias}}, x)
     np.testing.assert_allclose(ours, truth.permute(0, 2, 3, 1).numpy(), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("asked", ["all", "gradients"])
-@pytest.mark.parametrize(
-    "make", [conv3x3, conv1x1, functools.partial(conv3x3, stride=2, pad_before=0)]
-)
-def test_convolutions_of_large_pictures_are_products_where_that_is_asked_for(
-    make, asked, monkeypatch
-):
-    layer = make(7, "conv", jnp.float32)
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(2, 9, 7, 5)).astype(np.float32)
-    params = layer.init(jax.random.key(0), x)
-    convolved, back = jax.vjp(layer.apply, params, x)
-    by = jnp.asarray(rng.normal(size=convolved.shape), jnp.float32)
-    monkeypatch.setenv(PRODUCTS_VARIABLE, asked)
-    as_product, again = jax.vjp(layer.apply, params, x)
-    program = str(jax.make_jaxpr(layer.apply)(params, x))
-    assert ("conv_general_dilated" in program) == (asked == "gradients" and make is not conv1x1)
-    pairs = ((as_product, convolved), (again(by), back(by)))
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), *zip(*pairs))
-
-
-def test_products_are_asked_for_by_name(monkeypatch):
-    layer = conv3x3(7, "conv", jnp.float32)
-    monkeypatch.setenv(PRODUCTS_VARIABLE, "few")
-    with pytest.raises(ValueError, match="must be all, gradients or small, not 'few'"):
-        layer.init(jax.random.key(0), jnp.ones((1, 9, 7, 5)))
 
 
 def test_small_pictures_are_no_convolution_and_larger_ones_are():

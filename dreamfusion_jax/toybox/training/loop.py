@@ -107,7 +107,7 @@ class Training:
     Args:
         settings: What to train.
         running: What to show meanwhile.
-        step: Of `compiled.fastest_step`, for these settings; compiled when it is first needed if
+        step: Of `compiled.Trial`, for these settings; compiled when it is first needed if
             None.
 
     Raises:

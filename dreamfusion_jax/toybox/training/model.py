@@ -126,67 +126,16 @@ def clean_image_loss(
         z: Clean z_0 [B, h, w, C].
         ids: Captions y [B, N].
     """
-    return _weighted_error(params, networks, schedule, z, ids, *_times_and_noise(key, z))
-
-
-def _times_and_noise(key: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
     time_key, noise_key = jax.random.split(key)
     t = jax.random.uniform(time_key, z.shape[:1]) ** TIME_POWER
-    return t, jax.random.normal(noise_key, z.shape)
-
-
-def _weighted_error(
-    params: Params,
-    networks: Networks,
-    schedule: NoiseSchedule,
-    z: jax.Array,
-    ids: jax.Array,
-    t: jax.Array,
-    noise: jax.Array,
-) -> jax.Array:
-    predicted = networks.predict(params, schedule.add_noise(z, noise, t), schedule.timestep(t), ids)
+    noised = schedule.add_noise(z, jax.random.normal(noise_key, z.shape), t)
+    predicted = networks.predict(params, noised, schedule.timestep(t), ids)
     weight = jnp.minimum(1 / schedule.sigma(t) ** 2, MAX_WEIGHT)
     return jnp.mean(expand_to(weight, z.ndim) * (predicted - z) ** 2)
 
 
-def loss_and_gradient(
-    params: Params,
-    networks: Networks,
-    schedule: NoiseSchedule,
-    key: jax.Array,
-    z: jax.Array,
-    ids: jax.Array,
-    groups: int = 1,
-) -> tuple[jax.Array, Params]:
-    """`clean_image_loss` and its gradient, by groups of pictures.
-
-    The gradient of a matrix is a product with two small sides and a very long one between them, the
-    pixels of all pictures. A GPU gives a product to as many of its processors as the
-    result has tiles, a handful here; the groups' gradients are as many products.
-
-    Args:
-        params: Weights.
-        networks: What they are weights of.
-        schedule: Noise schedule.
-        key: Random key of times and noise.
-        z: Clean z_0 [B, h, w, C].
-        ids: Captions y [B, N].
-        groups: Their number, a divisor of B.
-    """
-    parts = jax.tree.map(
-        lambda x: x.reshape(groups, -1, *x.shape[1:]), (z, ids, *_times_and_noise(key, z))
-    )
-
-    def loss(weights: Params, part: tuple[jax.Array, ...]) -> jax.Array:
-        return _weighted_error(weights, networks, schedule, *part)
-
-    found = jax.vmap(jax.value_and_grad(loss), in_axes=(None, 0))(params, parts)
-    # Lest the compiler finds that the sum of the products is a product.
-    return jax.tree.map(lambda x: jnp.mean(x, axis=0), jax.lax.optimization_barrier(found))
-
-
 @functools.partial(
-    jax.jit, static_argnames=("networks", "config", "block", "groups"), donate_argnames="state"
+    jax.jit, static_argnames=("networks", "config", "block"), donate_argnames="state"
 )
 def train_step(
     state: State,
@@ -197,7 +146,6 @@ def train_step(
     networks: Networks,
     config: Optimization,
     block: int,
-    groups: int = 1,
     last: ScalarLike | None = None,
 ) -> tuple[State, jax.Array]:
     """Paints a batch, improves the weights and their mean.
@@ -210,7 +158,6 @@ def train_step(
         networks: What is trained.
         config: How.
         block: Pixels per side of the squares that become channels.
-        groups: Of the batch, whose gradients are found apart; see `loss_and_gradient`.
         last: Number of the last step; the configured one if None.
 
     Returns:
@@ -219,7 +166,9 @@ def train_step(
     """
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     z = to_latents(paints, block)
-    loss, gradient = loss_and_gradient(state.params, networks, schedule, key, z, ids, groups)
+    loss, gradient = jax.value_and_grad(clean_image_loss)(
+        state.params, networks, schedule, key, z, ids
+    )
     with jax.numpy_dtype_promotion("standard"):  # optax reckons with the number of the step.
         update, optimizer = make_optimizer().update(gradient, state.optimizer, state.params)
     rate = learning_rate(config, state.step, state.begin, last)
