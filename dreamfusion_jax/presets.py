@@ -127,11 +127,17 @@ Run with the oracle, and as `PAPER_SMALL` with the embedded prior; not with real
 # As many lit pictures as the prior was trained on.
 _SOFT_LIGHTS = dataclasses.replace(SOFT_LIGHTING, albedo_until=1 / 4)
 
+# From fog, little noise makes an object wherever there is most of it, even at the edge; much noise
+# leaves nothing but where objects usually are.
+_FROM_MUCH_NOISE = TimeConfig(descent=3 / 5)
+
 SEEN_BY_SMALL_PRIOR: Mapping[str, object] = {
-    # What the prior has not seen, it cannot tell from fog.
+    # Told how large objects are, in pictures that are most of what it has seen.
     "train.cameras": NARROW_CAMERAS,
+    "train.prompts": PromptConfig(details=True),
+    "train.time": _FROM_MUCH_NOISE,
     # It was not trained to be guided as strongly as a prior of every picture there is.
-    "train.distillation": Sds(guidance_weight=3.0, clip_denoised=True),
+    "train.distillation": Sds(guidance_weight=10.0, clip_denoised=True),
 }
 """What the embedded prior asks of any preset that was made for a larger one."""
 
@@ -164,12 +170,13 @@ TOYBOX = RunConfig(
         views=4,
         variance=Ramp(0.0, 0.0, 0.0),
         optimizer=AdamConfig(learning_rate=0.1),
-        prompts=PromptConfig(views="octants"),
+        prompts=PromptConfig(views="octants", details=True),
         cameras=NARROW_CAMERAS,
         lighting=_SOFT_LIGHTS,
-        # Much noise to the end: with less of it a dark albedo passes for the side away from
-        # the light, and a wrong shape for the right one seen from higher up.
-        distillation=Sds(guidance_weight=3.0, weighting="image", clip_denoised=True),
+        # Some times of much noise to the end: without them a dark albedo passes for the side away
+        # from the light.
+        time=_FROM_MUCH_NOISE,
+        distillation=Sds(guidance_weight=10.0, weighting="image", clip_denoised=True),
         losses=LossConfig(
             orientation=Ramp(1e-2, 1e-1, 5 / 6),
             opacity=0.01,

@@ -7,7 +7,8 @@ The first command makes twelve prompts with two seeds, some of them pairs that t
 never saw, and goes on where it was stopped; the second measures runs that are there. With
 `--prompts world` it is 24 prompts drawn by lot from all categories and colours, six of them
 with a pedestal or a hat, for a prior that knows them.
-Writes table.md, a contact sheet for each run and objects.png with all prompts to --output.
+Writes table.md, a contact sheet for each run, and two pictures of all prompts, objects.png (sides
+of each) and prompts.png (each with its prompt), to --output.
 The same measures are printed for the true object, for the empty scene and for the
 best-fitting sphere, which says what they are worth.
 """

@@ -17,11 +17,12 @@ from dreamfusion_jax.evaluation.measuring import (
     portrait_of,
 )
 from dreamfusion_jax.evaluation.truth_metrics import AZIMUTHS
-from dreamfusion_jax.looks.media import contact_sheet, save_png
+from dreamfusion_jax.looks.media import captioned, contact_sheet, save_png, side_by_side
 from dreamfusion_jax.runs.run import load_finished, slug
 from dreamfusion_jax.toybox.captions import Vocabulary
 from dreamfusion_jax.toybox.world import CATEGORIES, HELD_OUT, Scene
 
+_COLUMNS = 4
 _CLEAR_LEAD = 0.10
 _ENOUGH_AZIMUTHS = 6
 
@@ -68,6 +69,9 @@ def evaluate(
         title = f"{settings.prompt}, seed {settings.seed}"
         rows.append(measure(title, scene, portrait_of(looks), jury))
     save_png(output / "objects.png", contact_sheet(np.stack([*glances.values()]), [*glances]))
+    # In colour from one side, and lit from another.
+    tiles = np.stack([side_by_side(sides[0], sides[5]) for sides in glances.values()])
+    save_png(output / "prompts.png", captioned(tiles, [*glances], min(_COLUMNS, len(tiles))))
     return write_table(rows, seen)
 
 

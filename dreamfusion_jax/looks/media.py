@@ -48,6 +48,40 @@ def contact_sheet(
     return np.concatenate([_write_labels(labels, height, padding), sheet], axis=1)
 
 
+def captioned(
+    images: Float[Images, "N H W 3"], captions: Sequence[str], columns: int, padding: int = 4
+) -> Float[np.ndarray, "sheet_height sheet_width 3"]:
+    """Pictures in rows on white, each with its caption below it, cut to the picture's width.
+
+    Args:
+        images: From left to right, then from the top down.
+        captions: A text for each.
+        columns: Pictures in a row.
+        padding: Width of the white lines, pixels.
+
+    Raises:
+        ValueError: There are not as many captions as pictures.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    if len(captions) != len(images):
+        raise ValueError(f"{len(captions)} captions for {len(images)} pictures")
+    font = ImageFont.load_default()
+    height, width = (side + padding for side in np.shape(images)[1:3])
+    below = font.size + padding
+    rows = -(-len(images) // columns)
+    size = (columns * width + padding, rows * (height + below) + padding)
+    sheet = Image.new("RGB", size, "white")
+    for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        row, column = divmod(number, columns)
+        tile = Image.new("RGB", (width - padding, height + below - padding), "white")
+        tile.paste(Image.fromarray(to_uint8(image)), (0, 0))
+        middle = ((width - padding) / 2, height - padding + below / 2)
+        ImageDraw.Draw(tile).text(middle, caption, fill="black", font=font, anchor="mm")
+        sheet.paste(tile, (padding + column * width, padding + row * (height + below)))
+    return np.asarray(sheet, np.float32) / 255
+
+
 def enlarge(images: Float[Images, "*batch H W 3"], least: int = 64) -> np.ndarray:
     """Repeats the pixels of pictures until they are at least so wide."""
     images = np.asarray(images)

@@ -35,25 +35,23 @@ class PromptConfig:
             "perp-neg" mixes as "interpolate" does and leads away from the views that the prior
             likes too well (2304.04968), at twice the cost of a step.
         details: Whether height and apparent size of the view are said, too, of a prior that
-            knows such words (`camera.HEIGHTS`, `camera.FRAMINGS`).
-
-    Raises:
-        ValueError: Details where the views are not named one at a time.
+            knows such words (`views.HEIGHTS`, `views.FRAMINGS`); only where views are named one
+            at a time, by "nearest" or "octants".
     """
 
     views: Literal["nearest", "interpolate", "octants", "perp-neg", "none"] = "nearest"
     details: bool = False
 
-    def __post_init__(self) -> None:
-        """Refuses details of views that are mixed or not named."""
-        if self.details and self.views not in ("nearest", "octants"):
-            raise ValueError(f"details go with nearest views or octants, not with {self.views!r}")
+    @property
+    def detailed(self) -> bool:
+        """Whether names of views have details."""
+        return self.details and self.views in ("nearest", "octants")
 
     @property
     def names(self) -> tuple[str, ...]:
         """The view names that prompts are encoded with."""
         views = (*OCTANTS, VIEWS[3]) if self.views == "octants" else VIEWS
-        if not self.details:
+        if not self.detailed:
             return views
         # Overhead is a height of its own; its names are repeated so that all views have as many.
         return tuple(
@@ -138,7 +136,7 @@ def _named(
     view: Int[Array, "*batch"], camera: Camera, config: PromptConfig
 ) -> Int[Array, "*batch"]:
     """Index into `config.names` for a view and, with details, the camera's height and size."""
-    if not config.details:
+    if not config.detailed:
         return view
     size = camera.focal / camera.distance
     detail = height_index(camera.elevation) * len(FRAMINGS) + framing_index(size)

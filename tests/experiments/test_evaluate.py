@@ -65,6 +65,8 @@ def test_a_small_run_is_measured_from_the_command_line(finished: Path, tmp_path:
         assert sheet.height == 5 * SIZE + 6 * 2
     with Image.open(tmp_path / "out" / "objects.png") as grid:
         assert grid.height == 128 + 2 * 2
+    with Image.open(tmp_path / "out" / "prompts.png") as grid:
+        assert grid.width == 2 * 128 + 2 * 4
 
 
 def _row(colour: str, seed: int, iou: float, facing: float, category: int) -> Row:

@@ -1,8 +1,13 @@
 """What the parity tests share: random PyTorch weights, fast compilation, a measure."""
 
+import json
+from pathlib import Path
+
+import diffusers
 import jax
 import numpy as np
 import torch
+import transformers
 
 
 def randomize(module: torch.nn.Module, seed: int = 0) -> None:
@@ -31,3 +36,14 @@ def relative_error(ours, theirs) -> float:
     theirs = np.asarray(theirs, np.float64)
     assert ours.shape == theirs.shape
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+
+
+def toybox_pair(
+    folder: Path,
+) -> tuple[diffusers.UNet2DConditionModel, transformers.CLIPTextModel]:
+    """The networks of a toybox prior whose configurations are in a folder, with fresh weights."""
+    unet, text = (
+        json.loads((folder / name / "config.json").read_text()) for name in ("unet", "text_encoder")
+    )
+    tower = transformers.CLIPTextModel(transformers.CLIPTextConfig(**text))
+    return diffusers.UNet2DConditionModel.from_config(unet).eval(), tower.eval()

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreamfusion_jax.looks.media import contact_sheet, save_png, save_video, side_by_side, to_uint8
+from dreamfusion_jax.looks.media import (
+    captioned,
+    contact_sheet,
+    save_png,
+    save_video,
+    side_by_side,
+    to_uint8,
+)
 
 
 def random_images(*shape):
@@ -44,6 +51,24 @@ def test_contact_sheet_places_every_image(labels):
 def test_contact_sheet_wants_a_label_for_each_row():
     with pytest.raises(ValueError, match="1 labels for 2 rows"):
         contact_sheet(random_images(2, 3, 8, 8, 3), ["colour"])
+
+
+def test_captions_stand_below_their_pictures():
+    images = np.round(255 * random_images(3, 20, 50, 3)) / 255
+    sheet = captioned(images, ["one", "", "a caption that is much wider than its picture"], 2)
+    below = (sheet.shape[0] - 4) // 2 - 24
+    rest = sheet.copy()
+    for number, image in enumerate(images):
+        top, left = 4 + (number // 2) * (24 + below), 4 + (number % 2) * 54
+        tile = np.s_[top : top + 20, left : left + 50]
+        np.testing.assert_allclose(sheet[tile], image, atol=1e-6)
+        rest[tile] = 1.0
+    dark = rest.min(axis=2) < 0.5
+    first, second, third = dark[24:, :56], dark[24:, 56:], dark[24 + below + 24 :, :56]
+    assert first[:below].any() and not second.any() and third.any()
+    assert not dark[:, :4].any() and not dark[:, 54:].any()
+    with pytest.raises(ValueError, match="1 captions for 3 pictures"):
+        captioned(images, ["one"], 2)
 
 
 def test_png_reads_back_equal(tmp_path):

@@ -115,10 +115,10 @@ def test_details_say_height_and_apparent_size(views):
         assert any(np.array_equal(embedding, text.views[i]) for i in same)
 
 
-def test_details_need_views_one_at_a_time():
-    for views in ("interpolate", "none"):
-        with pytest.raises(ValueError, match="details"):
-            PromptConfig(views, details=True)
+@pytest.mark.parametrize("views", ["interpolate", "none", "perp-neg"])
+def test_details_are_said_where_views_are_named_one_at_a_time(views):
+    config = PromptConfig(views, details=True)
+    assert config.names == PromptConfig(views).names and not config.detailed
 
 
 @pytest.mark.parametrize("angles", [(0, 0), (170, 80)])

@@ -1,25 +1,52 @@
 """Weights taken over from another prior: which, and that they mean the same there."""
 
+import string
+
 import numpy as np
 import pytest
+from helpers.torch_models import randomize, toybox_pair
 from transformers import CLIPTokenizer
 
-from dreamfusion_jax.priors import toybox
 from dreamfusion_jax.toybox.architecture import MiniatureConfig, write_configs
-from dreamfusion_jax.toybox.captions import WHOLE_WORLD
-from dreamfusion_jax.toybox.tokenizer import build_tokenizer
+from dreamfusion_jax.toybox.captions import Vocabulary
+from dreamfusion_jax.toybox.tokenizer import build_tokenizer, learn_merges
 from dreamfusion_jax.toybox.training.start import _spread, read_weights, start_text, start_unet
+
+CONFIG = MiniatureConfig(
+    image_size=32,
+    block=2,
+    channels=(16, 16, 32, 32),
+    attention=(False, False, True, False),
+    text_width=16,
+    text_layers=1,
+)
 
 
 @pytest.fixture(scope="module")
-def shipped():
-    return read_weights(toybox.SHIPPED)
+def old_words():
+    """A tokenizer of fewer words and shorter texts, with other ids."""
+    merges = learn_merges({"a", "red", "mushroom", "front", "view"})
+    symbols = [*string.ascii_lowercase, ","]
+    tokens = ["<|startoftext|>", "<|endoftext|>", *symbols, *(f"{s}</w>" for s in symbols)]
+    tokens += ["".join(pair) for pair in merges]
+    vocab = {token: index for index, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocab, merges=list(merges), model_max_length=18)
 
 
-def test_words_keep_their_vectors_where_their_ids_change(shipped):
-    _, old = shipped
+@pytest.fixture(scope="module")
+def old_prior(tmp_path_factory, old_words):
+    """A prior of 32 x 32 pixels in squares of 2, with random weights: UNet and text encoder."""
+    folder = tmp_path_factory.mktemp("old")
+    write_configs(folder, CONFIG, Vocabulary(("mushroom",), ("red",), ()), old_words)
+    for part, name in zip(toybox_pair(folder), ("unet", "text_encoder"), strict=True):
+        randomize(part)
+        part.save_pretrained(folder / name)
+    return read_weights(folder)
+
+
+def test_words_keep_their_vectors_where_their_ids_change(old_prior, old_words):
+    _, old = old_prior
     words = build_tokenizer()
-    old_words = CLIPTokenizer.from_pretrained(toybox.SHIPPED / "tokenizer")
     name = next(n for n in old if n.endswith("token_embedding.weight"))
     position = name.replace("token", "position")
     rng = np.random.default_rng(0)
@@ -60,8 +87,8 @@ def test_larger_squares_begin_as_the_average_of_their_pixels():
     np.testing.assert_array_equal(repeated, repeated[::2, ::2].repeat(2, axis=0).repeat(2, axis=1))
 
 
-def test_one_more_fine_level_leaves_the_coarse_ones_where_they_are(shipped):
-    old, _ = shipped
+def test_one_more_fine_level_leaves_the_coarse_ones_where_they_are(old_prior):
+    old, _ = old_prior
     fresh = {f"{name}": np.zeros_like(x) for name, x in old.items() if "down_blocks.3" not in name}
     fresh |= {
         n.replace("blocks.3", "blocks.4"): np.zeros_like(x)
@@ -86,14 +113,12 @@ def test_one_more_fine_level_leaves_the_coarse_ones_where_they_are(shipped):
     assert 0 < taken < sum(x.size for x in fresh.values())
 
 
-def test_the_whole_shipped_prior_serves_the_larger_one(shipped, tmp_path):
-    """All but the new words and positions, and the convolutions at both ends, which are spread."""
-    config = MiniatureConfig(image_size=64, block=4)
-    write_configs(tmp_path, config, WHOLE_WORLD, build_tokenizer())
-    old, _ = shipped
+def test_a_whole_prior_serves_one_with_larger_squares(old_prior):
+    """All of it; the convolutions at both ends are spread."""
+    old, _ = old_prior
     fresh = {n: np.zeros_like(x) for n, x in old.items()}
-    fresh["conv_in.weight"] = np.zeros((64, 48, 3, 3), np.float32)
-    fresh["conv_out.weight"] = np.zeros((48, 64, 3, 3), np.float32)
+    fresh["conv_in.weight"] = np.zeros((16, 48, 3, 3), np.float32)
+    fresh["conv_out.weight"] = np.zeros((48, 16, 3, 3), np.float32)
     fresh["conv_out.bias"] = np.zeros(48, np.float32)
     found, taken = start_unet(old, fresh, block=4, old_block=2)
     assert taken == sum(x.size for x in fresh.values())
