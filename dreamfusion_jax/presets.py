@@ -137,7 +137,7 @@ SEEN_BY_SMALL_PRIOR: Mapping[str, object] = {
     "train.prompts": PromptConfig(details=True),
     "train.time": _FROM_MUCH_NOISE,
     # It was not trained to be guided as strongly as a prior of every picture there is.
-    "train.distillation": Sds(guidance_weight=10.0, clip_denoised=True),
+    "train.distillation": Sds(guidance_weight=5.0, clip_denoised=True),
 }
 """What the embedded prior asks of any preset that was made for a larger one."""
 
@@ -176,7 +176,7 @@ TOYBOX = RunConfig(
         # Some times of much noise to the end: without them a dark albedo passes for the side away
         # from the light.
         time=_FROM_MUCH_NOISE,
-        distillation=Sds(guidance_weight=10.0, weighting="image", clip_denoised=True),
+        distillation=Sds(guidance_weight=5.0, weighting="image", clip_denoised=True),
         losses=LossConfig(
             orientation=Ramp(1e-2, 1e-1, 5 / 6),
             opacity=0.01,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from helpers.programs import command
+from helpers.torch_models import toybox_pair
 from PIL import Image
 
 from dreamfusion_jax.evaluation.judge import Judge, JudgeConfig, save_judge
@@ -14,6 +15,9 @@ from dreamfusion_jax.evaluation.measuring import Judgement, Row
 from dreamfusion_jax.evaluation.report import write_table
 from dreamfusion_jax.evaluation.truth_metrics import Measures
 from dreamfusion_jax.runs.run import run_folder
+from dreamfusion_jax.toybox.architecture import MiniatureConfig, write_configs
+from dreamfusion_jax.toybox.captions import Vocabulary
+from dreamfusion_jax.toybox.tokenizer import build_tokenizer
 from dreamfusion_jax.toybox.world import Scene
 from experiments import run_one, run_options
 from experiments.evaluate import main
@@ -106,7 +110,6 @@ def test_the_summary_counts() -> None:
         (["--runs", "/nowhere", "--judge", "None"], "/nowhere"),
         (["--runs", "x", "--size", "2"], "--size"),
         (["--runs", "x", "--judge", "/nowhere"], "experiments.train_judge"),
-        (["--prompts", "world", "--judge", "None"], "'sofa'"),
         (["--weights", "/nowhere", "--judge", "None"], "/nowhere"),
     ],
 )
@@ -119,6 +122,21 @@ def test_bad_input_is_named_in_one_line(
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and named in lines[0]
     assert not (tmp_path / "runs").exists()
+
+
+def test_prompts_that_the_prior_cannot_read_are_refused_before_the_first(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder, words = tmp_path / "prior", Vocabulary(("chair", "mushroom"), ("orange",), ())
+    tiny = MiniatureConfig(8, channels=(16,), attention=(False,), text_width=16, text_layers=1)
+    write_configs(folder, tiny, words, build_tokenizer())
+    for part, name in zip(toybox_pair(folder), ("unet", "text_encoder"), strict=True):
+        part.save_pretrained(folder / name)
+    asked = ["--prompts", "world", "--weights", str(folder), "--judge", "None"]
+    with pytest.raises(SystemExit):
+        main([*asked, "--output", str(tmp_path / "out")])
+    assert "'sofa'" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "runs").exists()
 
 
 @pytest.mark.slow
