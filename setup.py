@@ -27,7 +27,7 @@ setup(
             "py.typed",
             "__init__.pyi",
             "pages/templates/*.html",
-            *(f"weights/**/*.{suffix}" for suffix in ("json", "txt", "md", "png", "safetensors")),
+            *(f"weights/**/*.{suffix}" for suffix in ("json", "txt", "md", "webp", "safetensors")),
         ]
     },
     entry_points={"console_scripts": ["dreamfusion-jax = experiments.run:program"]},
