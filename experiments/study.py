@@ -34,7 +34,6 @@ _OF_TOYBOX: dict[str, Change] = {
     "guidance 1": {f"{_SDS}.guidance_weight": 1.0},
     "guidance 2": {f"{_SDS}.guidance_weight": 2.0},
     "guidance 3": {f"{_SDS}.guidance_weight": 3.0},
-    "guidance 5": {f"{_SDS}.guidance_weight": 5.0},
     "guidance 10": {f"{_SDS}.guidance_weight": 10.0},
     "guidance 30": {f"{_SDS}.guidance_weight": 30.0},
     "time range annealed to 0.75": {"train.time.high": Ramp(0.98, 0.75, 1.0)},

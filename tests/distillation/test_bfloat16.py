@@ -67,17 +67,19 @@ def embedded():
 
 @pytest.mark.slow
 def test_float16_is_finer_where_bfloat16_is_emulated(embedded):
-    """Measured on a CPU: 2.8e-3, of the worst view 9.1e-3: eight times finer than bfloat16."""
+    """Measured on a CPU: 5.6e-3, of the worst view 2.6e-2: seven times finer than bfloat16."""
     ((error, worst),) = errors_in_half_precision(*embedded, 100.0, dtype=jnp.float16)
-    assert error < 5e-3 and worst < 1.5e-2
+    assert error < 8e-3 and worst < 4e-2
 
 
-# The default's guidance, and the paper's. Measured on a CPU: 1.9e-2 and 2.2e-2 of all views; of
-# the worst one, at t = 0.1 where the residual is smallest, 6.2e-2 and 7.7e-2.
+# The default's guidance, and the paper's. Measured on a CPU: 3.6e-2 and 3.8e-2 of all views; of
+# the worst one, at t = 0.1 where the residual is smallest, 0.18 and 0.22. With the weights of
+# 32 x 32 pixels before these, half as much or less: their residuals were 1.2 to 1.6 times as large,
+# their rounding 0.6 to 0.7 times.
 def test_the_embedded_prior(embedded):
-    default, papers = errors_in_half_precision(*embedded, 3.0, 100.0)
-    assert default[0] < 3e-2 and default[1] < 0.1
-    assert papers[0] < 3.5e-2 and papers[1] < 0.12
+    default, papers = errors_in_half_precision(*embedded, 5.0, 100.0)
+    assert default[0] < 5e-2 and default[1] < 0.25
+    assert papers[0] < 5e-2 and papers[1] < 0.3
 
 
 SMALL = {

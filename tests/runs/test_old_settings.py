@@ -6,6 +6,8 @@ import json
 import pytest
 
 from dreamfusion_jax import presets
+from dreamfusion_jax.distillation.sds import Sds
+from dreamfusion_jax.distillation.time import TimeConfig
 from dreamfusion_jax.runs.old_settings import upgrade
 from dreamfusion_jax.runs.settings import RunSettings, from_json, to_json
 from dreamfusion_jax.scene.fields.density import LITERAL, Density
@@ -67,8 +69,13 @@ def upgraded(train):
     return from_json(saved["settings"], RunSettings).config.train
 
 
-def test_the_old_default_is_todays():
-    assert upgraded(old_train(600, 500, 150, ADAM)) == presets.TOYBOX.train
+def test_the_old_default_is_todays_but_for_what_was_tuned_since():
+    since = {
+        "train.time": TimeConfig(),
+        "train.distillation": Sds(3.0, weighting="image", clip_denoised=True),
+    }
+    expected = presets.changed(presets.TOYBOX, since).train
+    assert upgraded(old_train(600, 500, 150, ADAM)) == expected
 
 
 def test_what_lasted_longer_than_the_run_ends_with_it():

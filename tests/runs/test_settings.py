@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dreamfusion_jax import presets
+from dreamfusion_jax.distillation.sds import Sds
 from dreamfusion_jax.field_choice import with_field
 from dreamfusion_jax.runs.checkpoint import CheckpointError, load_config
 from dreamfusion_jax.runs.run import Run, load_finished
@@ -102,7 +103,7 @@ def test_settings_of_the_first_kind_become_todays_values():
     found = read_settings(load_config(OLD), OLD).config
     today = presets.TOYBOX
     assert found.train.cameras == today.train.cameras
-    assert found.train.distillation == today.train.distillation
+    assert found.train.distillation == Sds(3.0, weighting="image", clip_denoised=True)
     assert found.train.time.low == today.train.time.low
     # Its ramps and its albedo were counted in steps, of which it had only 6.
     assert dataclasses.replace(found.train.lighting, albedo_until=0.25) == today.train.lighting
