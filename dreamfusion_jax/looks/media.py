@@ -68,7 +68,7 @@ def captioned(
         raise ValueError(f"{len(captions)} captions for {len(images)} pictures")
     font = ImageFont.load_default()
     height, width = (side + padding for side in np.shape(images)[1:3])
-    below = font.size + padding
+    below = round(max(font.getbbox(caption)[3] for caption in captions)) + padding
     rows = -(-len(images) // columns)
     size = (columns * width + padding, rows * (height + below) + padding)
     sheet = Image.new("RGB", size, "white")
