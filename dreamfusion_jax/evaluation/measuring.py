@@ -21,7 +21,7 @@ from dreamfusion_jax.evaluation.truth_metrics import AZIMUTHS, Measures, Portrai
 from dreamfusion_jax.looks.media import contact_sheet
 from dreamfusion_jax.looks.views import Looks
 from dreamfusion_jax.runs.trained_scene import TrainedScene
-from dreamfusion_jax.scene.camera import Camera, orbit
+from dreamfusion_jax.scene.camera import orbit
 from dreamfusion_jax.toybox.world import Scene
 
 _RING_VIEWS = (0, 1, 1, 2, 2, 1, 1, 0)
@@ -113,10 +113,9 @@ def measure(name: str, scene: Scene, portrait: Portrait, jury: Jury) -> Row:
     return Row(name, scene, metrics.measure(scene, portrait), jury(portrait, scene))
 
 
-def look_at(scene: TrainedScene, size: int, cameras: Camera | None = None) -> Looks:
-    """What the measuring cameras, or others, see of an object, over white."""
-    cameras = metrics.measuring_cameras() if cameras is None else cameras
-    return scene.look(cameras, size=size, backdrop=1.0)
+def look_at(scene: TrainedScene, size: int) -> Looks:
+    """What the measuring cameras see of an object, over white."""
+    return scene.look(metrics.measuring_cameras(), size=size, backdrop=1.0)
 
 
 def portrait_of(looks: Looks) -> Portrait:
@@ -132,7 +131,10 @@ def draw_sheet(looks: Looks, truth: Portrait) -> np.ndarray:
 
 
 def glance(scene: TrainedScene, size: int = 128) -> np.ndarray:
-    """Four sides, in colour and then shaded [8, size, size, 3]: a row of a picture of many."""
+    """Four sides, in colour and then shaded [8, size, size, 3]: a row of a picture of many.
+
+    Over grey, on which white things are seen as well.
+    """
     sides = orbit(4, math.radians(20.0), 1.3, 1.1, azimuth=math.radians(30.0))
-    looks = look_at(scene, size, sides)
+    looks = scene.look(sides, size=size, backdrop=0.85)
     return np.concatenate([looks.colour, looks.shaded])
