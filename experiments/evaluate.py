@@ -3,10 +3,10 @@
     python -m experiments.evaluate
     python -m experiments.evaluate --runs outputs/a-red-car-seed0 outputs/a-red-car-seed1
 
-The first command makes twelve prompts with two seeds, some of them pairs that the prior
-never saw, and goes on where it was stopped; the second measures runs that are there. With
-`--prompts world` it is 24 prompts drawn by lot from all categories and colours, six of them
-with a pedestal or a hat, for a prior that knows them.
+The first command makes 24 prompts with two seeds, drawn by lot from all categories and colours,
+some of them pairs that the prior never saw, six with a pedestal or a hat, and goes on where it
+was stopped; the second measures runs that are there. With `--prompts twelve` it is the twelve
+prompts on which the prior before this one was measured.
 Writes table.md, a contact sheet for each run, and two pictures of all prompts, objects.png (sides
 of each) and prompts.png (each with its prompt), to --output.
 The same measures are printed for the true object, for the empty scene and for the
@@ -27,7 +27,7 @@ from dreamfusion_jax.evaluation.prompts import TWELVE, drawn_prompts
 from dreamfusion_jax.evaluation.report import evaluate
 from experiments.command_line import as_program, one_line_errors, parsed, say, say_devices
 
-PROMPTS = {"twelve": TWELVE, "world": drawn_prompts()}
+PROMPTS = {"world": drawn_prompts(), "twelve": TWELVE}
 """What is made where no runs are given, by the name of the list."""
 
 
@@ -47,7 +47,7 @@ class Arguments:
     """
 
     runs: tuple[Path, ...] = ()
-    prompts: Literal["twelve", "world"] = "twelve"
+    prompts: Literal["world", "twelve"] = "world"
     seeds: tuple[int, ...] = (0, 1)
     preset: str = "toybox"
     weights: str | None = None
