@@ -362,7 +362,7 @@ PRESETS = (
         "paper",
         "toybox",
         PAPER_SMALL,
-        "an hour of one CPU core",
+        "an hour and ten minutes of one CPU core",
         "DreamFusion's own field, renderer and optimizer; soft and smooth, measured on two objects",
     ),
     Preset(
