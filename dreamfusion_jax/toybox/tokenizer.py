@@ -31,15 +31,19 @@ def build_tokenizer() -> "transformers.CLIPTokenizer":
     The folder it is saved to is an ordinary CLIP tokenizer folder. The ids are the same
     every time, so that a training that was stopped can go on.
     """
+    return _tokenizer(_merges_of_the_world(), MAX_LENGTH)
+
+
+def _tokenizer(merges: Sequence[tuple[str, str]], length: int) -> "transformers.CLIPTokenizer":
+    """Of single letters, the comma and merged pairs, for texts of a length."""
     from transformers import CLIPTokenizer
 
-    merges = _merges_of_the_world()
     symbols = [*string.ascii_lowercase, ","]
     tokens = [_START, _END, *symbols, *(s + _WORD_END for s in symbols)]
     tokens += ["".join(pair) for pair in merges]
     vocab = {token: index for index, token in enumerate(tokens)}
     pairs: Any = [*merges]  # The annotation of transformers says strings; it takes pairs.
-    return CLIPTokenizer(vocab=vocab, merges=pairs, model_max_length=MAX_LENGTH)
+    return CLIPTokenizer(vocab=vocab, merges=pairs, model_max_length=length)
 
 
 def read_tokenizer(folder: Path) -> "tokenizers.Tokenizer":

@@ -1,15 +1,12 @@
 """Weights taken over from another prior: which, and that they mean the same there."""
 
-import string
-
 import numpy as np
 import pytest
 from helpers.torch_models import randomize, toybox_pair
-from transformers import CLIPTokenizer
 
 from dreamfusion_jax.toybox.architecture import MiniatureConfig, write_configs
 from dreamfusion_jax.toybox.captions import Vocabulary
-from dreamfusion_jax.toybox.tokenizer import build_tokenizer, learn_merges
+from dreamfusion_jax.toybox.tokenizer import _tokenizer, build_tokenizer, learn_merges
 from dreamfusion_jax.toybox.training.start import _spread, read_weights, start_text, start_unet
 
 CONFIG = MiniatureConfig(
@@ -25,12 +22,7 @@ CONFIG = MiniatureConfig(
 @pytest.fixture(scope="module")
 def old_words():
     """A tokenizer of fewer words and shorter texts, with other ids."""
-    merges = learn_merges({"a", "red", "mushroom", "front", "view"})
-    symbols = [*string.ascii_lowercase, ","]
-    tokens = ["<|startoftext|>", "<|endoftext|>", *symbols, *(f"{s}</w>" for s in symbols)]
-    tokens += ["".join(pair) for pair in merges]
-    vocab = {token: index for index, token in enumerate(tokens)}
-    return CLIPTokenizer(vocab=vocab, merges=list(merges), model_max_length=18)
+    return _tokenizer(learn_merges({"a", "red", "mushroom", "front", "view"}), 18)
 
 
 @pytest.fixture(scope="module")

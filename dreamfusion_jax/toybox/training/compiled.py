@@ -23,8 +23,7 @@ Step = Callable[..., tuple[State, jax.Array]]
 class Trial:
     """Compiles the step, and takes some with random pictures, to measure them.
 
-    Begin it on a quiet device: XLA chooses among kernels by timing them. Beside other programs it
-    has chosen some with which a step took six times as long.
+    Begin it on a quiet device: XLA chooses among kernels by timing them.
 
     Args:
         settings: Of the training.
