@@ -28,6 +28,7 @@ from dreamfusion_jax.scene.fields.grid import GridField
 from dreamfusion_jax.scene.fields.hash import HashField
 from dreamfusion_jax.scene.fields.mlp import MlpField
 from dreamfusion_jax.scene.fields.protocol import Params
+from dreamfusion_jax.scene.image import as_drawn
 from dreamfusion_jax.scene.lighting import Lighting
 from dreamfusion_jax.scene.render import SceneModel
 
@@ -170,7 +171,7 @@ class TrainedScene:
         rotation = jnp.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
         place, scale = jnp.asarray(position, jnp.float32), jnp.asarray(size, jnp.float32)
         return Placed(
-            self.model,
+            as_drawn(self.model),
             self.params,
             self.variance,
             self.colours(),

@@ -31,6 +31,8 @@ class SamplingConfig:
     Attributes:
         radius: Of the bounding sphere outside which nothing is asked, world units.
         proposals: Intervals of each round of proposal sampling; () samples evenly.
+        proposer: What proposes: "networks" of their own, one a round (mip-NeRF 360), or the
+            "field" itself, which needs no training (NeRF, 2003.08934, section 5.2).
         intervals: Intervals for the field.
         dilation: Histogram dilation of a round, as a share of the ray's length over the
             product of the numbers of intervals up to that round; `dilation_floor` is added
@@ -49,6 +51,7 @@ class SamplingConfig:
 
     radius: float = 1.4
     proposals: tuple[int, ...] = (64, 64)
+    proposer: Literal["networks", "field"] = "networks"
     intervals: int = 32
     dilation: float = 0.5
     dilation_floor: float = 0.0025
@@ -59,6 +62,11 @@ class SamplingConfig:
         check_range(self, POSITIVE, "radius")
         check_count(self, "proposals", "intervals", least=2)  # See `resample`.
         check_range(self, NOT_NEGATIVE, "dilation", "dilation_floor", "anneal_slope")
+
+    @property
+    def networks(self) -> int:
+        """How many networks propose."""
+        return len(self.proposals) if self.proposer == "networks" else 0
 
 
 _F = TypeVar("_F", bound=Field)
@@ -96,7 +104,7 @@ class SceneModel(Generic[_F]):
     def init(self, key: Key[Array, ""]) -> Params:
         """Fresh parameters: {"field", "proposals", "background"}."""
         field_key, proposal_key, background_key = jax.random.split(key, 3)
-        keys = jax.random.split(proposal_key, len(self.sampling.proposals))
+        keys = jax.random.split(proposal_key, self.sampling.networks)
         background = {}
         if self.background is not None:
             background = self.background.init(background_key, latent=self.latent)
@@ -201,7 +209,7 @@ def sample_intervals(
         box: Outside of which nothing is asked; None for the sphere alone.
 
     Returns:
-        Edges of the field's intervals, and each round's histogram for the interlevel loss.
+        Edges of the field's intervals, and each network's histogram for the interlevel loss.
     """
     config = model.sampling
     near, far = ray_bounds(rays, config.radius, box)
@@ -220,12 +228,21 @@ def sample_intervals(
         edges = resample(jitter, edges, weights, count)
         if level < len(config.proposals):
             _, points = interval_points(rays, edges)
-            spread = jnp.broadcast_to(variance, points.shape[:-1])
-            ask = functools.partial(model.proposal, params["proposals"][level])
-            density = in_pieces(ask, points, spread, model.proposal.piece)
-            weights = composite(density, edges)
-            histograms.append((edges, weights))
+            weights = composite(_proposed_density(model, params, level, points, variance), edges)
+            if config.networks:
+                histograms.append((edges, weights))
     return edges, tuple(histograms)
+
+
+def _proposed_density(
+    model: SceneModel, params: Params, level: int, points: jax.Array, variance: jax.Array
+) -> jax.Array:
+    spread = jnp.broadcast_to(variance, points.shape[:-1])
+    if model.sampling.networks:
+        ask = functools.partial(model.proposal, params["proposals"][level])
+        return in_pieces(ask, points, spread, model.proposal.piece)
+    ask = functools.partial(model.field, jax.lax.stop_gradient(params["field"]))
+    return in_pieces(ask, points, spread, model.field.piece)[0]
 
 
 def render_rays(

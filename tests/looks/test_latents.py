@@ -104,8 +104,8 @@ def test_the_colours_of_a_linear_decoder_are_found_where_something_is_seen():
 
 
 def test_a_latent_scene_looks_like_its_decoded_pictures_with_the_light_of_its_shape():
-    latent = scene(Cloud(density=200.0, colour=(1.0, -2.0, 0.5, 3.0)), BACKGROUND, radius=0.6)
-    plain = scene(Cloud(density=200.0), radius=0.6)
+    latent = scene(Cloud(density=2000.0, colour=(1.0, -2.0, 0.5, 3.0)), BACKGROUND, radius=0.6)
+    plain = scene(Cloud(density=2000.0), radius=0.6)
     params, camera = fresh(latent), one_camera()
     how = {"size": 16, "variance": ZERO, "backdrop": 0.25}
     with pytest.raises(ValueError, match="decoder"):

@@ -10,7 +10,7 @@ from dreamfusion_jax.looks import views
 from dreamfusion_jax.looks.views import look, look_around
 from dreamfusion_jax.pytree import unstack
 from dreamfusion_jax.scene.camera import cast_rays, orbit
-from dreamfusion_jax.scene.image import drawing_box
+from dreamfusion_jax.scene.image import as_drawn, drawing_box
 from dreamfusion_jax.scene.render import render_rays
 
 NO_BLUR = jnp.zeros(())
@@ -30,9 +30,10 @@ def test_a_view_is_its_rays_whatever_the_room(cloud, size, monkeypatch):
     box = drawing_box(model, params, NO_BLUR)
     told = {"size": size, "variance": NO_BLUR, "backdrop": GREY, "box": box}
     rays = cast_rays(jax.tree.map(jnp.asarray, camera), size, size)
+    drawn = as_drawn(model)
     wanted = jax.jit(
         lambda p: render_rays(
-            model, p, rays, light(), variance=NO_BLUR, backdrop=jnp.full(3, GREY), box=box
+            drawn, p, rays, light(), variance=NO_BLUR, backdrop=jnp.full(3, GREY), box=box
         )
     )(params)
     for room in (9, 64, 1000):  # Of eight calls, one that fits, and one that has room left.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.tiny import (
+    Cloud,
     Fog,
     encode_by_hand,
     fresh,
@@ -25,6 +26,7 @@ from dreamfusion_jax.presets import FAST_SD
 from dreamfusion_jax.scene.fields.density import Density
 from dreamfusion_jax.scene.fields.mlp import MlpField
 from dreamfusion_jax.scene.fields.proposal import ProposalMlp
+from dreamfusion_jax.scene.image import as_drawn
 from dreamfusion_jax.scene.render import SamplingConfig, SceneModel, render_rays
 
 GREY = jnp.full((1, 3), 0.5)
@@ -206,3 +208,50 @@ def test_products_of_float32_are_not_rounded_by_accelerators(model):
     assert len(exact) > 6 and all(p in (highest, (highest, highest)) for p in exact)
     half = isinstance(model.field, MlpField) and model.field.bfloat16
     assert bool(rough) == half and all(types == {"bfloat16"} for types in rough)
+
+
+def shell_by_quadrature(shell, origin, radius, num=20_000):
+    """Opacity and light of rays along -x through a soft shell, by a fine midpoint rule."""
+    half = np.sqrt(radius**2 - origin[:, 1] ** 2)[:, None]
+    width = 2 * half / num
+    points = np.stack(
+        np.broadcast_arrays(
+            half - width * (np.arange(num) + 0.5), origin[:, 1:2], np.zeros((len(origin), 1))
+        ),
+        axis=-1,
+    )
+    distance = np.linalg.norm(points, axis=-1)
+    across = (distance - shell.centre) / shell.width
+    optical = shell.density * np.exp(-0.5 * across**2) * width
+    weights = -np.expm1(-optical) * np.exp(-(np.cumsum(optical, -1) - optical))
+    # The density falls outside of the crest and rises inside: there the normal looks inwards.
+    normal = np.sign(across)[..., None] * points / distance[..., None]
+    towards = np.array([1.0, 2.0, 3.0]) - points
+    towards /= np.linalg.norm(towards, axis=-1, keepdims=True)
+    received = 0.1 + 0.9 * np.maximum(0, (normal * towards).sum(-1))
+    return weights.sum(-1), (weights * received).sum(-1)
+
+
+def test_drawn_surfaces_have_no_bands():
+    rays, origin = rays_across(num=101, half=0.3)
+    shell = Cloud(200.0, width=0.02, centre=0.42)
+    model = scene(shell, radius=0.62, intervals=24)
+    opacity, received = shell_by_quadrature(shell, origin, 0.62)
+    even, drawn = (render(m, fresh(m), rays) for m in (model, as_drawn(model)))
+    assert drawn.edges.shape[-1] - 1 == 16  # Fewer normals than with even samples.
+    assert np.abs(even.light - received).max() > 0.1
+    assert np.abs(drawn.light - received).max() < 0.003
+    assert np.abs(drawn.opacity - opacity).max() < 1e-4
+
+
+def test_a_field_that_proposes_has_no_networks_and_passes_no_gradient_there():
+    rays, _ = rays_across(num=5, half=0.3)
+    model = scene(Cloud(), radius=0.62, proposals=(12, 8), proposer="field", intervals=6)
+    params = fresh(model)
+    assert params["proposals"] == []
+    seen = render(model, params, rays)
+    assert seen.proposals == () and seen.edges.shape == (5, 7)
+    assert as_drawn(model).sampling.proposals == (12, 8)
+    by_networks = scene(Cloud(), radius=0.62, proposals=(12, 8), intervals=6)
+    assert len(fresh(by_networks)["proposals"]) == 2
+    assert as_drawn(by_networks).sampling.proposer == "networks"
