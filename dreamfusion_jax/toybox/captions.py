@@ -205,6 +205,11 @@ class Vocabulary:
         )
 
     def _complaint(self, unknown: Sequence[str]) -> str:
+        if not self.heights and set(unknown) <= set(" ".join((*HEIGHTS, *FRAMINGS)).split()):
+            return (
+                "the embedded prior has no words for the height and the size of a view "
+                f"({' '.join(unknown)}): do not say them (--train.prompts.details False)"
+            )
         known = sorted(self.words())
         hints = []
         for word in dict.fromkeys(unknown):

@@ -3,8 +3,8 @@
     python -m experiments.figures.all --output FOLDER
     python -m experiments.figures.all --output FOLDER --small
 
-What is finished is not made again. In full it is about ninety objects, a day of a CPU core;
---small makes everything of one or two objects. With --clip and --captions CLIP judges.
+What is finished is not made again. In full it is about a hundred and twenty objects, three hours of
+a CPU core; --small makes everything of one or two objects. With --clip and --captions CLIP judges.
 """
 
 import dataclasses
@@ -28,12 +28,10 @@ class Arguments(Making):
 
     Attributes:
         small: Draw each of them of as few objects as it can be drawn of.
-        narrow: Leave the wide cameras out of figure 6, which the shipped prior does not know.
         scoring: Who judges.
     """
 
     small: bool = False
-    narrow: bool = False
     scoring: Annotated[Scoring, tyro.conf.arg(name="")] = Scoring()
 
 
@@ -90,7 +88,7 @@ ENTRIES = (
         "Figure 9: guidance weights by seeds",
         fig9.Arguments,
         fig9.draw,
-        {"prompt": _PROMPT, "guidance": (3.0,), "seeds": (0,)},
+        {"prompt": _PROMPT, "guidance": (5.0,), "seeds": (0,)},
     ),
     Entry(
         "Table 1: R-Precision, colour and geometry",

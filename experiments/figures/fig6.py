@@ -4,9 +4,8 @@
 
 Base, wide cameras, view-dependent prompts, lighting, textureless renderings; the R-Precision of
 each on albedo, shaded and textureless renders, by the judge of the toy world or, with --clip and
---captions, by CLIP. The wide cameras are only for priors that know them: the embedded prior that
-is shipped today does not, and --narrow leaves them out. Six objects a prompt, two to four
-minutes each on a CPU core. Writes fig6.png, fig6-pictures.png, both as PDF and JSON as well.
+--captions, by CLIP. Seven objects a prompt, a minute and a half each on a CPU core. Writes
+fig6.png, fig6-pictures.png, both as PDF and JSON as well.
 """
 
 import dataclasses
@@ -36,7 +35,6 @@ class Arguments(Making):
     Attributes:
         prompts: What to make.
         seeds: Of the first and the last row; the others get the first one.
-        narrow: Leave out the row of the wide cameras.
         scoring: Who judges.
     """
 
@@ -45,7 +43,6 @@ class Arguments(Making):
         *("a purple penguin", "a blue house", "a brown chair", "an orange lamp"),
     )
     seeds: tuple[int, ...] = (0, 1)
-    narrow: bool = False
     scoring: Annotated[Scoring, tyro.conf.arg(name="")] = Scoring()
 
 
@@ -66,8 +63,6 @@ def ladder(arguments: Arguments) -> dict[str, dict[str, object]]:
         "+ lighting": {f"{_LIGHT}.diffuse_probability": lit},
         "+ textureless": {f"{_LIGHT}.textureless_probability": 0.5},
     }
-    if arguments.narrow:
-        del added["+ wide cameras"]
     rungs, so_far = {}, {}
     for name, changes in added.items():
         so_far = so_far | changes

@@ -6,12 +6,14 @@
 Without CLIP the judge of the toy world judges. --baseline FOLDER adds objects in the manner of
 Dream Fields (2112.01455), which have another judge's score optimised instead of following a
 diffusion model; that judge, of another seed, is trained by experiments.train_judge and not
-shipped. 24 objects, two to four minutes each on a CPU core, 12 of the baseline one minute each.
+shipped. 48 objects (those of experiments.evaluate), a minute and a half each on a CPU core, 12 of
+the baseline one minute each.
 Writes table1.md, table1.json, a plot of the table as table1.png and table1.pdf, and the objects
-as table1-pictures.png, .pdf and .json.
+as table1-pictures.png (the baseline's as table1-baseline.png), .pdf and .json.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +22,7 @@ import tyro
 from dreamfusion_jax.evaluation import r_precision
 from dreamfusion_jax.evaluation.dream_fields import make_baseline
 from dreamfusion_jax.evaluation.judge import Judge, Params, load_judge
-from dreamfusion_jax.evaluation.prompts import TWELVE
+from dreamfusion_jax.evaluation.prompts import TWELVE, drawn_prompts
 from dreamfusion_jax.evaluation.r_precision import Kind, Subject, ViewingConfig
 from dreamfusion_jax.files import write_whole
 from dreamfusion_jax.looks.figures import bars, save_figure, tiles
@@ -39,14 +41,16 @@ class Arguments(Making):
     Attributes:
         prompts: What to make.
         seeds: Of each of them.
+        baseline_prompts: What the baseline makes.
         baseline: Folder of a judge whose score is optimised for the baseline, with the first of
             the seeds; without one there is no baseline.
         azimuths: Views of each object.
         scoring: Who judges.
     """
 
-    prompts: tuple[str, ...] = TWELVE
+    prompts: tuple[str, ...] = drawn_prompts()
     seeds: tuple[int, ...] = (0, 1)
+    baseline_prompts: tuple[str, ...] = TWELVE
     baseline: Path | None = None
     azimuths: int = 8
     scoring: Annotated[Scoring, tyro.conf.arg(name="")] = Scoring()
@@ -67,7 +71,9 @@ def draw(arguments: Arguments) -> Path:
     if other is not None:
         made["baseline"] = _baseline(arguments, config, *other)
     rows = {name: panel.ask(those, KINDS) for name, those in made.items()}
-    _draw_pictures(arguments, made)
+    _draw_pictures(arguments, "table1-pictures", arguments.prompts, subjects)
+    if "baseline" in made:
+        _draw_pictures(arguments, "table1-baseline", arguments.baseline_prompts, made["baseline"])
     text = "".join(f"## {name}\n\n{r_precision.table(found)}\n" for name, found in rows.items())
     heights = {name: [100 * row.objects.value for row in found] for name, found in rows.items()}
     truth = [100 * row.truth.value for row in rows["ours"] if row.truth]
@@ -81,17 +87,19 @@ def draw(arguments: Arguments) -> Path:
     return path
 
 
-def _draw_pictures(arguments: Arguments, made: dict[str, list[Subject]]) -> None:
-    """The objects of the first seed, in colour and as shapes: table1-pictures."""
-    # Of the views all around, one that is half to the side.
-    view = arguments.azimuths // 8
-    rows = {
-        f"{name}, {kind}": [s.pictures[kind][view] for s in those[: len(arguments.prompts)]]
-        for name, those in made.items()
-        for kind in KINDS
-    }
-    figure = tiles(list(rows.values()), list(rows), arguments.prompts)
-    save_figure(arguments.output, "table1-pictures", figure, {"prompts": arguments.prompts})
+def _draw_pictures(
+    arguments: Arguments, name: str, prompts: Sequence[str], subjects: Sequence[Subject]
+) -> None:
+    """The objects of the first seed, in colour and as shapes."""
+    half = arguments.azimuths // 2
+    # Two opposite ones of the views all around, half to the side.
+    views = [arguments.azimuths // 8 + turn for turn in (0, half)]
+    rows = [
+        [subject.pictures[kind][view] for kind in KINDS for view in views]
+        for subject in subjects[: len(prompts)]
+    ]
+    columns = [text for kind in KINDS for text in (kind, "")]
+    save_figure(arguments.output, name, tiles(rows, prompts, columns), {"prompts": prompts})
 
 
 def _baseline(
@@ -100,7 +108,7 @@ def _baseline(
     preset, seed = arguments.chosen, arguments.seeds[0]
     folder = (arguments.runs or arguments.output / "runs") / "dream-fields"
     subjects = []
-    for prompt in arguments.prompts:
+    for prompt in arguments.baseline_prompts:
         say(f"making {prompt}, baseline")
         scene = make_baseline(folder, prompt, seed, preset.config, judge, params)
         subjects.append(r_precision.subject_of(scene, prompt, seed, config))

@@ -28,7 +28,7 @@ NAMES = (
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything, drawn by one command."""
     folder = tmp_path_factory.mktemp("figures") / "out"
-    result = command("figures.all", "--small", *TINY, "--narrow", "--output", folder)
+    result = command("figures.all", "--small", *TINY, "--output", folder)
     assert result.returncode == 0, result.stderr
     assert f"done: {folder / 'index.html'}" in result.stdout
     return folder
@@ -55,7 +55,7 @@ def test_the_index_shows_them_all(drawn: Path) -> None:
 @pytest.mark.figures
 def test_objects_are_made_once_and_refined_from_one_another(drawn: Path) -> None:
     runs = sorted(path.parent for path in (drawn / "runs").rglob("config.json"))
-    assert len(runs) == 7
+    assert len(runs) == 8
     stages = json.loads((drawn / "fig4.json").read_text())
     assert stages["a red car"]["init_from"] is None
     assert stages["a blue car"]["init_from"].endswith("plain/a-red-car-seed0")
@@ -68,7 +68,7 @@ def test_objects_are_made_once_and_refined_from_one_another(drawn: Path) -> None
 @pytest.mark.figures
 def test_the_numbers_of_the_ablation_are_those_of_its_rows(drawn: Path) -> None:
     rows = json.loads((drawn / "fig6.json").read_text())["rows"]
-    assert list(rows) == ["base", "+ view prompts", "+ lighting", "+ textureless"]
+    assert list(rows) == ["base", "+ wide cameras", "+ view prompts", "+ lighting", "+ textureless"]
     assert [row["kind"] for row in rows["base"]] == list(fig6.KINDS)
     table = json.loads((drawn / "table1.json").read_text())
     assert [row["kind"] for row in table["ours"]] == list(table1.KINDS)
