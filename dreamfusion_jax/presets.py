@@ -180,7 +180,7 @@ TOYBOX = RunConfig(
         losses=LossConfig(
             orientation=Ramp(1e-2, 1e-1, 5 / 6),
             opacity=0.01,
-            entropy=Ramp(0.02, 0.3, 3 / 4),
+            entropy=Ramp(0.02, 1.0, 3 / 4),  # Else a haze fills the sphere.
         ),
     ),
     output=OutputConfig(size=256),

@@ -21,7 +21,7 @@ from dreamfusion_jax.scene.fields.proposal import ProposalMlp
 from dreamfusion_jax.scene.fields.protocol import Field, Params
 from dreamfusion_jax.scene.intervals import anneal, dilate, resample, uniform_edges
 from dreamfusion_jax.scene.lighting import Lighting
-from dreamfusion_jax.scene.shading import density_normals, shade, smooth_normals
+from dreamfusion_jax.scene.shading import shade, smooth_normals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class SamplingConfig:
         normals: "sample" finds a normal at every sample, as the paper does.
             Departure: "ray" finds one, at the expected depth; several times cheaper. "smooth"
             is "sample" with differences over the cells of a grid in the place of derivatives,
-            as pictures are drawn.
+            as pictures are drawn, and as "ray" does.
 
     Raises:
         SettingError: The radius is not positive, there are fewer than 2 intervals, or
@@ -339,7 +339,11 @@ def _ray_normals(
     depth = jnp.sum(weights * distance, axis=-1, keepdims=True) / total
     place = rays.origin[..., None, :] + depth[..., None] * rays.direction[..., None, :]
     spread = jnp.broadcast_to(variance, place.shape[:-1])
-    return density_normals(lambda p: model.field(params["field"], p, spread), place)[2], place
+
+    def ask(points: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return model.field(params["field"], points, spread)
+
+    return smooth_normals(ask, place, model.field.cell)[2], place
 
 
 def behind(

@@ -23,7 +23,9 @@ from helpers.tiny import (
 from jax.extend import core
 
 from dreamfusion_jax.presets import FAST_SD
+from dreamfusion_jax.scene.encoding import GridConfig
 from dreamfusion_jax.scene.fields.density import Density
+from dreamfusion_jax.scene.fields.grid import GridField
 from dreamfusion_jax.scene.fields.mlp import MlpField
 from dreamfusion_jax.scene.fields.proposal import ProposalMlp
 from dreamfusion_jax.scene.image import as_drawn
@@ -242,6 +244,26 @@ def test_drawn_surfaces_have_no_bands():
     assert np.abs(even.light - received).max() > 0.1
     assert np.abs(drawn.light - received).max() < 0.003
     assert np.abs(drawn.opacity - opacity).max() < 1e-4
+
+
+def test_one_normal_a_ray_of_a_grid_is_a_difference_over_its_cells():
+    rays, _ = rays_across(num=7, half=0.3)
+    model = scene(GridField(GridConfig((3, 6))), radius=0.6, intervals=20, normals="ray")
+    params = random_params(model.init)
+    seen = jax.tree.map(np.asarray, render(model, params, rays))
+    middle, half = seen.edges[:, 1:] + seen.edges[:, :-1], np.diff(seen.edges)
+    middle, half = 0.5 * middle, 0.5 * half
+    middle += 2 * middle * half**2 / (3 * middle**2 + half**2)  # Of a cone; mip-NeRF, eq. 7.
+    depth = (seen.weights * middle).sum(-1) / seen.weights.sum(-1)
+    place = np.asarray(rays.origin) + depth[:, None] * np.asarray(rays.direction)
+    cell = 2 * 0.62 / 5
+
+    def tau(points):
+        return np.asarray(model.field(params["field"], jnp.asarray(points), jnp.zeros(7))[0])
+
+    slope = [tau(place + cell * axis) - tau(place - cell * axis) for axis in np.eye(3, dtype="f4")]
+    wanted = -np.stack(slope, -1) / np.linalg.norm(slope, axis=0)[:, None]
+    np.testing.assert_allclose(seen.normals[:, 0], wanted, atol=2e-5)
 
 
 def test_a_field_that_proposes_has_no_networks_and_passes_no_gradient_there():
