@@ -20,7 +20,7 @@ from dreamfusion_jax.scene.fields.density import Density
 from dreamfusion_jax.scene.fields.grid import GridField
 from dreamfusion_jax.scene.fields.hash import HashField
 from dreamfusion_jax.scene.fields.mlp import MlpField
-from dreamfusion_jax.scene.lighting import LightingConfig
+from dreamfusion_jax.scene.lighting import LIGHT_GREY, LightingConfig
 from dreamfusion_jax.scene.render import SamplingConfig, SceneModel
 from dreamfusion_jax.schedules import Ramp
 from dreamfusion_jax.toybox.bank import NARROW_CAMERAS, SOFT_LIGHTING
@@ -59,7 +59,7 @@ class OutputConfig:
     mesh_resolution: int = 96
     mesh_faces: int = 10_000
     mesh_texture: int = 512
-    backdrop: float = 0.85
+    backdrop: float = LIGHT_GREY
 
     def __post_init__(self) -> None:
         check_count(self, "preview_every", "preview_size", "checkpoint_every", "size", "frames")

@@ -32,6 +32,7 @@ from dreamfusion_jax.looks.media import check_frames, save_frames
 from dreamfusion_jax.runs.layout import load_layout, read_cameras
 from dreamfusion_jax.runs.trained_scene import TrainedScene
 from dreamfusion_jax.scene.camera import Camera, orbit
+from dreamfusion_jax.scene.lighting import LIGHT_GREY
 from dreamfusion_jax.scene.paths import spiral
 from experiments.command_line import UsageError, as_program, one_line_errors, parsed, say
 
@@ -86,7 +87,7 @@ class Arguments:
     brightness: float = 0.8
     ambient: float = 0.3
     environment: Path | None = None
-    background: Background = (0.85, 0.85, 0.85)
+    background: Background = (LIGHT_GREY, LIGHT_GREY, LIGHT_GREY)
     shadows: bool = False
 
 

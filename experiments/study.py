@@ -50,16 +50,25 @@ _OF_TOYBOX: dict[str, Change] = {
     "the paper's four views": {"train.prompts.views": "nearest"},
     "elevation 10 to 45": {"train.cameras.elevation": (10.0, 45.0)},
     "one view a step": {"train.views": 1},
+    "two views a step, twice as many steps": {
+        "train.views": 2,
+        "train.steps": 2 * _TOYBOX.steps,
+    },
     "smoothness 0.02": {"scene.field.smoothness": 0.02},
     "smoothness 0.001": {"scene.field.smoothness": 0.001},
     "opacity 0.03": {f"{_LOSSES}.opacity": 0.03},
-    "entropy to 0.1": {f"{_LOSSES}.entropy": dataclasses.replace(_TOYBOX.losses.entropy, end=0.1)},
+    "entropy to 0.3": {f"{_LOSSES}.entropy": dataclasses.replace(_TOYBOX.losses.entropy, end=0.3)},
     "orientation to 1": {
         f"{_LOSSES}.orientation": dataclasses.replace(_TOYBOX.losses.orientation, end=1.0)
     },
     "a normal a sample": {"scene.sampling.normals": "sample"},
     "grid 16 + 32 + 64": {"scene.field.grid.resolutions": (16, 32, 64)},
-    "36 samples a ray": {"scene.sampling.intervals": 36},
+    "48 samples a ray": {"scene.sampling.intervals": 48},
+    "16 samples where 24 have found something": {
+        "scene.sampling.proposals": (24,),
+        "scene.sampling.proposer": "field",
+        "scene.sampling.intervals": 16,
+    },
     "300 steps": {"train.steps": 300},
     "1200 steps": {"train.steps": 1200},
 }

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from dreamfusion_jax.diffusion.attention import attend
-from dreamfusion_jax.diffusion.layers import ACTIVATIONS, Dtype, LayerNorm
+from dreamfusion_jax.diffusion.layers import ACTIVATIONS, Dtype, Embedding, LayerNorm
 from dreamfusion_jax.diffusion.options import check_choices
 
 
@@ -236,39 +236,6 @@ class VisionTower(nn.Module):
         for i in range(tower.layers):
             x = EncoderLayer(tower, self.dtype, name=f"encoder.layers.{i}")(x)
         return LayerNorm(tower.eps, self.dtype, name="post_layernorm")(x[:, 0])
-
-
-_SMALL_VOCABULARY = 1024
-"""Tokens up to which an embedding is a product with ones."""
-
-
-class Embedding(nn.Module):
-    """A table's rows, looked up so that the gradient of the table is a product or a sum.
-
-    That of a lookup adds one row after another, in half precision with eight bits, and most of
-    a batch's tokens are the same one.
-    """
-
-    size: int
-    width: int
-    dtype: Dtype = jnp.float32
-
-    def setup(self) -> None:
-        """The table."""
-        initializer = nn.initializers.normal(0.02)
-        self.embedding = self.param("embedding", initializer, (self.size, self.width))
-
-    def __call__(self, ids: Int[Array, "B N"]) -> Float[Array, "B N D"]:
-        """The rows of the tokens."""
-        table = self.embedding.astype(self.dtype)
-        if self.size > _SMALL_VOCABULARY:
-            return jnp.take(table, ids, axis=0)
-        ones = jax.nn.one_hot(ids, self.size, dtype=self.dtype)
-        return jnp.matmul(ones, table, precision=jax.lax.Precision.HIGHEST)
-
-    def first(self, count: int) -> Float[Array, "1 {count} D"]:
-        """The first rows."""
-        return self.embedding[None, :count].astype(self.dtype)
 
 
 def _embed(size: int, width: int, dtype: Dtype, name: str) -> Embedding:

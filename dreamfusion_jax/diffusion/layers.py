@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 Dtype = Any
 """The type of a computation, such as `jnp.bfloat16`."""
@@ -152,3 +152,36 @@ def downsample_mean(x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C"]:
     """Halves height and width by averaging 2x2 pixels."""
     batch, height, width, channels = x.shape
     return jnp.mean(x.reshape(batch, height // 2, 2, width // 2, 2, channels), axis=(2, 4))
+
+
+_SMALL_VOCABULARY = 1024
+"""Tokens up to which an embedding is a product with ones."""
+
+
+class Embedding(nn.Module):
+    """A table's rows, looked up so that the gradient of the table is a product or a sum.
+
+    That of a lookup adds one row after another, in half precision with eight bits, and most of
+    a batch's tokens are the same one.
+    """
+
+    size: int
+    width: int
+    dtype: Dtype = jnp.float32
+
+    def setup(self) -> None:
+        """The table."""
+        initializer = nn.initializers.normal(0.02)
+        self.embedding = self.param("embedding", initializer, (self.size, self.width))
+
+    def __call__(self, ids: Int[Array, "B N"]) -> Float[Array, "B N D"]:
+        """The rows of the tokens."""
+        table = self.embedding.astype(self.dtype)
+        if self.size > _SMALL_VOCABULARY:
+            return jnp.take(table, ids, axis=0)
+        ones = jax.nn.one_hot(ids, self.size, dtype=self.dtype)
+        return jnp.matmul(ones, table, precision=jax.lax.Precision.HIGHEST)
+
+    def first(self, count: int) -> Float[Array, "1 {count} D"]:
+        """The first rows."""
+        return self.embedding[None, :count].astype(self.dtype)

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamfusion_jax.evaluation.symptoms import (
-    GREY,
     THRESHOLDS,
     Symptoms,
     around,
@@ -23,7 +22,7 @@ from dreamfusion_jax.evaluation.symptoms import (
 from dreamfusion_jax.priors.prior import Prior, PriorParams
 from dreamfusion_jax.runs.run import load_finished
 from dreamfusion_jax.scene.camera import Camera
-from dreamfusion_jax.scene.lighting import plain_albedo
+from dreamfusion_jax.scene.lighting import LIGHT_GREY, plain_albedo
 from dreamfusion_jax.toybox.captions import caption
 from dreamfusion_jax.toybox.renderer import draw_truth
 from dreamfusion_jax.toybox.world import CATEGORIES, Scene
@@ -91,7 +90,7 @@ def examine_truth(scene: Scene, prior: Prior, params: PriorParams) -> list[Findi
     name, places = caption(scene), (around(), away(), _front(away()))
     cameras = jax.tree.map(lambda *x: jnp.concatenate(x), *places)
     plain = plain_albedo(*cameras.focal.shape)
-    colours, alpha = draw_truth(scene, cameras, plain, size=prior.image_size, backdrop=GREY)
+    colours, alpha = draw_truth(scene, cameras, plain, size=prior.image_size, backdrop=LIGHT_GREY)
     ends = np.cumsum([place.focal.shape[0] for place in places])
     _, seen, fronts = np.split(colours, ends[:-1])
     opacity = alpha[: ends[0]]

@@ -22,6 +22,7 @@ from dreamfusion_jax.looks.media import contact_sheet
 from dreamfusion_jax.looks.views import Looks
 from dreamfusion_jax.runs.trained_scene import TrainedScene
 from dreamfusion_jax.scene.camera import orbit
+from dreamfusion_jax.scene.lighting import LIGHT_GREY
 from dreamfusion_jax.toybox.world import Scene
 
 _RING_VIEWS = (0, 1, 1, 2, 2, 1, 1, 0)
@@ -131,10 +132,7 @@ def draw_sheet(looks: Looks, truth: Portrait) -> np.ndarray:
 
 
 def glance(scene: TrainedScene, size: int = 128) -> np.ndarray:
-    """Four sides, in colour and then shaded [8, size, size, 3]: a row of a picture of many.
-
-    Over grey, on which white things are seen as well.
-    """
+    """Four sides, in colour and then shaded [8, size, size, 3]: a row of a picture of many."""
     sides = orbit(4, math.radians(20.0), 1.3, 1.1, azimuth=math.radians(30.0))
-    looks = scene.look(sides, size=size, backdrop=0.85)
+    looks = scene.look(sides, size=size, backdrop=LIGHT_GREY)
     return np.concatenate([looks.colour, looks.shaded])

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 from dreamfusion_jax.runs.run import load_finished
 from dreamfusion_jax.runs.trained_scene import TrainedScene
 from dreamfusion_jax.scene.camera import Camera, orbit
-from dreamfusion_jax.scene.lighting import headlight, plain_albedo
+from dreamfusion_jax.scene.lighting import LIGHT_GREY, headlight, plain_albedo
 from dreamfusion_jax.toybox.captions import UnknownWordsError, Vocabulary
 from dreamfusion_jax.toybox.renderer import draw_truth
 from dreamfusion_jax.toybox.world import Scene
@@ -74,7 +74,7 @@ class ViewingConfig:
     distance: float = 1.3
     focal: float = 1.1
     size: int = 128
-    backdrop: float = 0.85
+    backdrop: float = LIGHT_GREY
 
     @property
     def cameras(self) -> Camera:

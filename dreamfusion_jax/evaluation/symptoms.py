@@ -23,6 +23,7 @@ from dreamfusion_jax.kept import kept
 from dreamfusion_jax.priors.prior import Condition, Prior, PriorParams, predict
 from dreamfusion_jax.runs.trained_scene import TrainedScene
 from dreamfusion_jax.scene.camera import Camera, from_angles, look_at, orbit
+from dreamfusion_jax.scene.lighting import LIGHT_GREY
 from dreamfusion_jax.scene.views import VIEWS, view_index
 
 _AROUND = 8
@@ -32,8 +33,6 @@ _AWAY = tuple(math.radians(angle) for angle in (90.0, 270.0, 150.0, 180.0, 210.0
 _SIDES = 2
 _TIMES = (0.35, 0.5, 0.65, 0.8)
 """Diffusion times at which the prior is asked: enough noise to doubt, not enough to forget."""
-GREY = 0.85
-"""Behind what is examined."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +181,7 @@ def _errors(
 
 def examine(scene: TrainedScene, size: int = 32) -> Symptoms:
     """Emptiness, fog and flatness of a scene, from eight small views."""
-    return shape_symptoms(scene.look(around(), size=size, backdrop=GREY).opacity[..., 0])
+    return shape_symptoms(scene.look(around(), size=size, backdrop=LIGHT_GREY).opacity[..., 0])
 
 
 def examine_faces(
@@ -195,5 +194,5 @@ def examine_faces(
     """
     if scene.model.latent or prior.group > 1:
         return None
-    looks = scene.look(away(), size=prior.image_size, backdrop=GREY)
+    looks = scene.look(away(), size=prior.image_size, backdrop=LIGHT_GREY)
     return face_margin(prior, params, looks.colour, prompt)

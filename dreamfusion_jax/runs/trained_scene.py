@@ -29,7 +29,7 @@ from dreamfusion_jax.scene.fields.hash import HashField
 from dreamfusion_jax.scene.fields.mlp import MlpField
 from dreamfusion_jax.scene.fields.protocol import Params
 from dreamfusion_jax.scene.image import as_drawn
-from dreamfusion_jax.scene.lighting import Lighting
+from dreamfusion_jax.scene.lighting import LIGHT_GREY, Lighting
 from dreamfusion_jax.scene.render import SceneModel
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class TrainedScene:
         lighting: Lighting | None = None,
         *,
         size: int = 128,
-        backdrop: float = 0.85,
+        backdrop: float = LIGHT_GREY,
     ) -> Looks:
         """What cameras [V] see: colour, shaded, textureless, normals and opacity.
 

@@ -14,6 +14,9 @@ from dreamfusion_jax.maths import expand_to, safe_normalize
 from dreamfusion_jax.pytree import pytree
 from dreamfusion_jax.scene.fields.protocol import LATENT_CHANNELS
 
+LIGHT_GREY = 0.85
+"""The usual plain backdrop of finished objects, before which white things are seen as well."""
+
 
 @pytree
 class Lighting:

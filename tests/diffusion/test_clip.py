@@ -16,8 +16,8 @@ from dreamfusion_jax.diffusion.clip import (
     ClipModel,
     ClipTextConfig,
     ClipTextModel,
-    Embedding,
 )
+from dreamfusion_jax.diffusion.layers import Embedding
 
 SMALL = {
     "hidden_size": 32,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from helpers.programs import command
-from helpers.torch_models import toybox_pair
+from helpers.torch_models import save_random_toybox
 from PIL import Image
 
 from dreamfusion_jax.evaluation.judge import Judge, JudgeConfig, save_judge
@@ -130,8 +130,7 @@ def test_prompts_that_the_prior_cannot_read_are_refused_before_the_first(
     folder, words = tmp_path / "prior", Vocabulary(("chair", "mushroom"), ("orange",), ())
     tiny = MiniatureConfig(8, channels=(16,), attention=(False,), text_width=16, text_layers=1)
     write_configs(folder, tiny, words, build_tokenizer())
-    for part, name in zip(toybox_pair(folder), ("unet", "text_encoder"), strict=True):
-        part.save_pretrained(folder / name)
+    save_random_toybox(folder)
     asked = ["--prompts", "world", "--weights", str(folder), "--judge", "None"]
     with pytest.raises(SystemExit):
         main([*asked, "--output", str(tmp_path / "out")])

@@ -47,3 +47,10 @@ def toybox_pair(
     )
     tower = transformers.CLIPTextModel(transformers.CLIPTextConfig(**text))
     return diffusers.UNet2DConditionModel.from_config(unet).eval(), tower.eval()
+
+
+def save_random_toybox(folder: Path) -> None:
+    """Random weights for a toybox prior whose configurations are in a folder."""
+    for part, name in zip(toybox_pair(folder), ("unet", "text_encoder"), strict=True):
+        randomize(part)
+        part.save_pretrained(folder / name)

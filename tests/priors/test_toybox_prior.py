@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from helpers.torch_models import compile_fast, randomize, relative_error, toybox_pair
+from helpers.torch_models import compile_fast, relative_error, save_random_toybox
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from dreamfusion_jax.diffusion.checkpoints.weights import WeightsError
@@ -27,10 +27,7 @@ def folder(tmp_path_factory):
     """A prior's folder with random weights, written by PyTorch."""
     folder = tmp_path_factory.mktemp("prior")
     architecture.write_configs(folder, CONFIG, VOCABULARY, build_tokenizer())
-    unet, text = toybox_pair(folder)
-    for part, name in ((unet, "unet"), (text, "text_encoder")):
-        randomize(part)
-        part.save_pretrained(folder / name)
+    save_random_toybox(folder)
     return folder
 
 
@@ -82,8 +79,7 @@ def test_space_to_depth_is_an_orthonormal_stack_of_squares(block):
 def test_the_size_of_the_squares_is_kept_in_the_folder(tmp_path):
     config = dataclasses.replace(CONFIG, block=4, image_size=16, time_width=32)
     architecture.write_configs(tmp_path, config, VOCABULARY, build_tokenizer())
-    for part, name in zip(toybox_pair(tmp_path), ("unet", "text_encoder"), strict=True):
-        part.save_pretrained(tmp_path / name)
+    save_random_toybox(tmp_path)
     prior, params = toybox.load(tmp_path)
     assert (prior.block, prior.image_size) == (4, 16)
     image = jnp.asarray(np.random.default_rng(0).uniform(size=(1, 16, 16, 3)), jnp.float32)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers.torch_models import randomize, toybox_pair
+from helpers.torch_models import save_random_toybox
 
 from dreamfusion_jax.toybox.architecture import MiniatureConfig, write_configs
 from dreamfusion_jax.toybox.captions import Vocabulary
@@ -30,9 +30,7 @@ def old_prior(tmp_path_factory, old_words):
     """A prior of 32 x 32 pixels in squares of 2, with random weights: UNet and text encoder."""
     folder = tmp_path_factory.mktemp("old")
     write_configs(folder, CONFIG, Vocabulary(("mushroom",), ("red",), ()), old_words)
-    for part, name in zip(toybox_pair(folder), ("unet", "text_encoder"), strict=True):
-        randomize(part)
-        part.save_pretrained(folder / name)
+    save_random_toybox(folder)
     return read_weights(folder)
 
 
