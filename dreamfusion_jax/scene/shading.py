@@ -44,7 +44,9 @@ def smooth_normals(
     """`density_normals` with central differences in the place of the derivative.
 
     Over a cell to both sides the normals of a trilinear grid do not jump, and light shows no marks
-    of its cells (numerical gradients: Neuralangelo, 2306.03092, section 3.2).
+    of its cells (numerical gradients: Neuralangelo, 2306.03092, section 3.2). What differs is
+    tau / (1 + step tau), whose gradient looks where that of tau does: over a cell it would be the
+    inside of a solid that decides, where one density is many times the other and neither is seen.
 
     Args:
         field: Density and albedo of points, each point for itself.
@@ -55,8 +57,12 @@ def smooth_normals(
         return density_normals(field, points)
     tau, albedo = field(points)
 
+    def solidity(at: jax.Array) -> jax.Array:
+        density = field(at)[0]
+        return density / (1.0 + step * density)
+
     def slope(by: jax.Array) -> jax.Array:
-        return field(points + by)[0] - field(points - by)[0]
+        return solidity(points + by) - solidity(points - by)
 
     # In a loop, so that the field is compiled for it once.
     slopes = jax.lax.map(slope, expand_to(step * jnp.eye(3), points.ndim + 1, tail=1))

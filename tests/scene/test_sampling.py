@@ -258,10 +258,12 @@ def test_one_normal_a_ray_of_a_grid_is_a_difference_over_its_cells():
     place = np.asarray(rays.origin) + depth[:, None] * np.asarray(rays.direction)
     cell = 2 * 0.62 / 5
 
-    def tau(points):
-        return np.asarray(model.field(params["field"], jnp.asarray(points), jnp.zeros(7))[0])
+    def solidity(points):
+        tau = np.asarray(model.field(params["field"], jnp.asarray(points), jnp.zeros(7))[0])
+        return 1 / (1 / tau + cell)
 
-    slope = [tau(place + cell * axis) - tau(place - cell * axis) for axis in np.eye(3, dtype="f4")]
+    steps = cell * np.eye(3, dtype="f4")
+    slope = [solidity(place + step) - solidity(place - step) for step in steps]
     wanted = -np.stack(slope, -1) / np.linalg.norm(slope, axis=0)[:, None]
     np.testing.assert_allclose(seen.normals[:, 0], wanted, atol=2e-5)
 

@@ -84,12 +84,13 @@ def test_normals_of_a_ball_point_outward():
 
 def test_smooth_normals_are_differences_of_the_density():
     params, step = random_params(GRID.init), 0.28
+
+    def solidity(points):
+        return 1 / (1 / grid_density(params, points) + step)
+
     points = np.random.default_rng(2).uniform(-0.4, 0.4, (20, 3))
     gradient = np.stack(
-        [
-            grid_density(params, points + step * axis) - grid_density(params, points - step * axis)
-            for axis in np.eye(3)
-        ],
+        [solidity(points + step * axis) - solidity(points - step * axis) for axis in np.eye(3)],
         axis=-1,
     )
     ask = jnp.array(points, jnp.float32)
@@ -97,6 +98,21 @@ def test_smooth_normals_are_differences_of_the_density():
     np.testing.assert_allclose(tau, grid_density(params, points), rtol=1e-4)
     wanted = -gradient / np.linalg.norm(gradient, axis=-1, keepdims=True)
     np.testing.assert_allclose(normals, wanted, atol=1e-3)
+
+
+def test_what_is_inside_of_a_wall_does_not_bend_its_normals():
+    # A wall at x = 0, solid behind it, but fifty times as dense here as there.
+    def field(p):
+        inside = jnp.exp(6.0 + 2.0 * jnp.sin(10.0 * p[:, 1]))
+        return inside * jax.nn.sigmoid(-p[:, 0] / 0.005), p
+
+    y = np.linspace(-0.3, 0.3, 61)
+    points = jnp.array(np.stack([np.zeros_like(y), y, 0 * y], -1), jnp.float32)
+    _, _, normals = smooth_normals(field, points, 0.04)
+    assert np.abs(np.degrees(np.arccos(normals[:, 0]))).max() < 20
+    ends = [field(points + s * 0.04 * axis[None])[0] for axis in jnp.eye(3) for s in (1, -1)]
+    plain = np.array(ends[::2]) - np.array(ends[1::2])
+    assert np.degrees(np.arccos(-plain[0] / np.linalg.norm(plain, axis=0))).max() > 30
 
 
 def test_smooth_normals_do_not_jump_between_the_cells_of_a_grid():
