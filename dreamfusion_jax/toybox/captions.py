@@ -208,7 +208,7 @@ class Vocabulary:
         if not self.heights and set(unknown) <= set(" ".join((*HEIGHTS, *FRAMINGS)).split()):
             return (
                 "the embedded prior has no words for the height and the size of a view "
-                f"({' '.join(unknown)}): do not say them (--train.prompts.details False)"
+                f"({' '.join(unknown)}): set train.prompts.details to False"
             )
         known = sorted(self.words())
         hints = []

@@ -15,6 +15,7 @@ from dreamfusion_jax.scene.fields.grid import GridField
 from dreamfusion_jax.scene.fields.hash import HashField
 from dreamfusion_jax.scene.fields.mlp import MlpField
 from dreamfusion_jax.scene.fields.proposal import ProposalMlp
+from dreamfusion_jax.schedules import Ramp
 
 SDS = {"guidance_weight": 3.0, "weighting": "image", "clip_denoised": True, "time_low": 0.02}
 RAMP = {"start": 0.98, "end": 0.98, "steps": 0}
@@ -73,6 +74,7 @@ def test_the_old_default_is_todays_but_for_what_was_tuned_since():
     since = {
         "train.time": TimeConfig(),
         "train.distillation": Sds(3.0, weighting="image", clip_denoised=True),
+        "train.losses.entropy": Ramp(0.02, 0.3, 3 / 4),
     }
     expected = presets.changed(presets.TOYBOX, since).train
     assert upgraded(old_train(600, 500, 150, ADAM)) == expected

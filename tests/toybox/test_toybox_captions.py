@@ -66,7 +66,7 @@ def test_a_small_vocabulary_knows_no_more_than_itself():
     for prompt in ("a red car", "a pink duck", "a red duck on a blue pedestal"):
         with pytest.raises(UnknownWordsError, match="does not know"):
             small.scene(prompt)
-    with pytest.raises(UnknownWordsError, match=r"\(seen from below long shot\).*details False"):
+    with pytest.raises(UnknownWordsError, match=r"\(seen from below long shot\).*details to False"):
         small.read("a red duck, seen from below, long shot")
     pedestals = Vocabulary(modifiers=MODIFIERS[:1])
     assert pedestals.scene("a red duck on a blue pedestal").modifier == MODIFIERS[0]
