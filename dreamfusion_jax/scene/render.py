@@ -241,7 +241,7 @@ def _proposed_density(
     if model.sampling.networks:
         ask = functools.partial(model.proposal, params["proposals"][level])
         return in_pieces(ask, points, spread, model.proposal.piece)
-    ask = functools.partial(model.field, jax.lax.stop_gradient(params["field"]))
+    ask = functools.partial(model.field, params["field"])
     return in_pieces(ask, points, spread, model.field.piece)[0]
 
 

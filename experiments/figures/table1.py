@@ -91,9 +91,9 @@ def _draw_pictures(
     arguments: Arguments, name: str, prompts: Sequence[str], subjects: Sequence[Subject]
 ) -> None:
     """The objects of the first seed, in colour and as shapes."""
-    half = arguments.azimuths // 2
     # Two opposite ones of the views all around, half to the side.
-    views = [arguments.azimuths // 8 + turn for turn in (0, half)]
+    first = arguments.azimuths // 8
+    views = (first, first + arguments.azimuths // 2)
     rows = [
         [subject.pictures[kind][view] for kind in KINDS for view in views]
         for subject in subjects[: len(prompts)]

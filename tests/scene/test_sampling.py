@@ -29,7 +29,7 @@ from dreamfusion_jax.scene.fields.grid import GridField
 from dreamfusion_jax.scene.fields.mlp import MlpField
 from dreamfusion_jax.scene.fields.proposal import ProposalMlp
 from dreamfusion_jax.scene.image import as_drawn
-from dreamfusion_jax.scene.render import SamplingConfig, SceneModel, render_rays
+from dreamfusion_jax.scene.render import SamplingConfig, SceneModel, render_rays, sample_intervals
 
 GREY = jnp.full((1, 3), 0.5)
 
@@ -276,6 +276,15 @@ def test_a_field_that_proposes_has_no_networks_and_passes_no_gradient_there():
     seen = render(model, params, rays)
     assert seen.proposals == () and seen.edges.shape == (5, 7)
     assert as_drawn(model).sampling.proposals == (12, 8)
+
+    grid = scene(GridField(GridConfig((3, 6))), radius=0.62, proposals=(12,), proposer="field")
+
+    def places(params):
+        told = {"variance": jnp.zeros(()), "key": None, "train_fraction": jnp.ones(())}
+        return jnp.sum(jnp.sin(sample_intervals(grid, params, rays, **told)[0]))
+
+    value, gradient = jax.value_and_grad(places)(random_params(grid.init))
+    assert value != 0 and all(not np.any(leaf) for leaf in jax.tree.leaves(gradient))
     by_networks = scene(Cloud(), radius=0.62, proposals=(12, 8), intervals=6)
     assert len(fresh(by_networks)["proposals"]) == 2
     assert as_drawn(by_networks).sampling.proposer == "networks"

@@ -82,7 +82,7 @@ def test_normals_of_a_ball_point_outward():
     np.testing.assert_allclose(normals, points / 0.7, atol=1e-5)
 
 
-def test_smooth_normals_are_differences_of_the_density():
+def test_smooth_normals_are_differences_of_what_saturates():
     params, step = random_params(GRID.init), 0.28
 
     def solidity(points):
