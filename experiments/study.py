@@ -80,8 +80,10 @@ _OF_PAPER: dict[str, Change] = {
         "scene.proposal.density": LITERAL,
     },
     "the paper's cameras": {"train.cameras": presets.PAPER.train.cameras},
-    "guidance 100, clipped": {f"{_SDS}.guidance_weight": 100.0},
-    "guidance 3, not clipped": {f"{_SDS}.clip_denoised": False},
+    "no words for height and size": {"train.prompts": presets.PAPER.train.prompts},
+    "all times from the first step on": {"train.time": presets.PAPER.train.time},
+    "guidance 100": {f"{_SDS}.guidance_weight": 100.0},
+    "not clipped": {f"{_SDS}.clip_denoised": False},
     "a learned background": {"scene.background": presets.PAPER.scene.background},
     "a learned background behind half of the views": {
         "scene.background": presets.PAPER.scene.background,
