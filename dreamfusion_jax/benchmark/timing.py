@@ -11,6 +11,9 @@ import jax
 _LEAST, _MOST = 3, 500
 """Repetitions."""
 
+_LIBRARIES = ("__cublas", "__cudnn")
+"""What XLA calls the work that it gives to a library."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Case:
@@ -85,7 +88,7 @@ class Running:
         self._arguments = case.arguments()
         self.flops, self.bytes = None, None
         if case.lower is not None:
-            self.flops, self.bytes = _work(case.lower(*self._arguments).compile())
+            self.flops, self.bytes = work_of(case.lower(*self._arguments))
         self.time()
 
     def time(self) -> float:
@@ -124,10 +127,25 @@ def repeat(once: Callable[[], float], seconds: float) -> list[float]:
     return times
 
 
-def _work(compiled: Any) -> tuple[float | None, float | None]:
-    """Operations and bytes of a compiled program, where its backend counts them."""
-    counted = compiled.cost_analysis()
+def work_of(lowered: Any) -> tuple[float | None, float | None]:
+    """Operations and bytes of a program, where its backend counts them.
+
+    XLA does not count what is given to a library, as products and convolutions are on a GPU. Their
+    operations are those of the program before it is compiled, and bytes are not told.
+
+    Args:
+        lowered: What `jax.jit(...).lower(...)` gives.
+    """
+    compiled = lowered.compile()
+    if any(library in compiled.as_text() for library in _LIBRARIES):
+        return _counted(lowered).get("flops"), None
+    counted = _counted(compiled)
+    return counted.get("flops"), counted.get("bytes accessed")
+
+
+def _counted(program: Any) -> dict[str, float]:
+    """XLA's analysis of a program."""
+    counted = program.cost_analysis()
     if isinstance(counted, list):  # One program for each device; they are alike.
         counted = counted[0] if counted else None
-    counted = counted or {}
-    return counted.get("flops"), counted.get("bytes accessed")
+    return counted or {}

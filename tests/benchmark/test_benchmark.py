@@ -12,7 +12,7 @@ from helpers.tiny import SCHEDULE
 from dreamfusion_jax.benchmark import components
 from dreamfusion_jax.benchmark.ceilings import COPY, Ceilings, Sizes, ceiling_cases
 from dreamfusion_jax.benchmark.table import Compared, compared_table, table
-from dreamfusion_jax.benchmark.timing import Case, Measured, Running, measure
+from dreamfusion_jax.benchmark.timing import Case, Measured, Running, measure, work_of
 from dreamfusion_jax.presets import TOYBOX, Preset
 from dreamfusion_jax.priors.prior import GaussianPrior
 from dreamfusion_jax.scene.fields.mlp import MlpField
@@ -41,6 +41,29 @@ def test_the_work_of_the_ceilings_is_what_it_is_known_to_be():
     ceilings = Ceilings.of([*rows.values()])
     assert ceilings.products["float32"] == rows["product, float32"].flop_rate
     assert ceilings.copy == rows[COPY].byte_rate
+
+
+def test_what_is_given_to_a_library_is_counted_before_it_is_compiled():
+    class GivenAway:
+        """A program of a GPU, whose product XLA has given to cuBLAS."""
+
+        def as_text(self):
+            return 'custom-call(a, b), custom_call_target="__cublas$lt$matmul"'
+
+        def cost_analysis(self):
+            return {"flops": -1.0, "bytes accessed": -1.0}  # As seen with jaxlib 0.11.2.
+
+    class Lowered:
+        def __init__(self, program):
+            self.cost_analysis = program.cost_analysis
+
+        def compile(self):
+            return GivenAway()
+
+    square = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+    lowered = jax.jit(lambda a, b: a @ b).lower(square, square)
+    flops, moved = work_of(Lowered(lowered))
+    assert flops == pytest.approx(2 * 64**3, rel=0.02) and moved is None
 
 
 def test_a_row_is_held_against_the_ceiling_that_it_comes_nearest_to():
