@@ -145,6 +145,9 @@ FOR_SMALL_PRIOR: Mapping[str, object] = {
     **SEEN_BY_SMALL_PRIOR,
     # A learned background draws the prompt itself, and the object fades away.
     "scene.background": None,
+    # It has seen objects over any plain colour: the end of the paper's range, and opacities that
+    # decide once there is an object, keep a haze from taking a backdrop's place.
+    "train.losses": LossConfig(opacity=5e-3, entropy=Ramp(0.0, 0.3, until=4 / 5, begin=2 / 5)),
     # It was not trained on pictures whose dark side is nearly black, or on white surfaces: it takes
     # a dark stalk for background. As for `TOYBOX`, colours come first.
     "train.lighting": _SOFT_LIGHTS,

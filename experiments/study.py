@@ -89,6 +89,7 @@ _OF_PAPER: dict[str, Change] = {
         "scene.background": presets.PAPER.scene.background,
         "train.lighting.plain_backdrops": 0.5,
     },
+    "the paper's losses": {"train.losses": presets.PAPER.train.losses},
     "the paper's lights": {"train.lighting": presets.PAPER.train.lighting},
     "the paper's rate": {"train.optimizer.learning_rate": 1e-4},
     "no blob": {

@@ -4,6 +4,7 @@ They are laid out by matplotlib, which is imported where it is used.
 """
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +83,9 @@ def bars(
     for number, (name, heights) in enumerate(series.items()):
         offset = (number - (len(series) - 1) / 2) * share
         axes.bar(places + offset, heights, share, label=name)
-    axes.set_xticks(places, groups, fontsize=_LABEL)
+    # Broken, so that long names do not run into each other.
+    names = ["\n".join(textwrap.wrap(group, round(13 * width / len(groups)))) for group in groups]
+    axes.set_xticks(places, names, fontsize=_LABEL)
     axes.set_ylabel(label, fontsize=_LABEL)
     axes.set_ylim(0.0, 105.0)  # Nothing is right, and everything is, look like it.
     axes.tick_params(axis="y", labelsize=_LABEL)

@@ -2,10 +2,8 @@
 
     python -m experiments.figures.fig4
 
-The prior is the oracle unless another is named, because the embedded prior that is shipped today
-knows no hats; of one that does, --prior toybox --weights FOLDER. Each scene takes one to four
-minutes on a CPU core. The same by hand: `experiments.run --init-from RUN`. Writes fig4.png,
-fig4.pdf and fig4.json.
+Each scene takes a minute and a half on a CPU core. The same by hand: `experiments.run --init-from
+RUN`. Writes fig4.png, fig4.pdf and fig4.json.
 """
 
 import dataclasses
@@ -14,7 +12,6 @@ from pathlib import Path
 
 from dreamfusion_jax.evaluation.symptoms import examine
 from dreamfusion_jax.looks.figures import save_figure, tiles
-from dreamfusion_jax.priors.loading import PriorName
 from dreamfusion_jax.runs.run import load_finished
 from dreamfusion_jax.scene.camera import orbit
 from experiments.command_line import as_program
@@ -26,13 +23,11 @@ class Arguments(Making):
     """What to draw.
 
     Attributes:
-        prior: Which diffusion model is followed.
         prompts: The first thing, and what becomes of it.
         seed: Of all scenes.
         afresh: Also make each of them from nothing, for comparison.
     """
 
-    prior: PriorName | None = "oracle"
     prompts: tuple[str, ...] = (
         "a white duck",
         "a red duck",

@@ -1,6 +1,7 @@
 """The layout of figures, read back from the pictures."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,14 @@ def test_places_may_be_empty_and_bars_are_as_high_as_their_numbers() -> None:
     assert drawn == list(heights.values())
     centres = [bar.get_x() + bar.get_width() / 2 for bar in axes.patches]
     assert sorted(centres)[:2] == [centres[0], centres[2]]
+
+
+def test_names_of_groups_do_not_run_into_each_other() -> None:
+    names = ["base", "+ wide cameras", "+ view prompts", "+ lighting", "+ textureless", "the truth"]
+    figure = bars(names, {"albedo": [1.0] * 6}, "%")
+    figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_xticklabels()]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
 def test_strips_have_a_line_for_each_name_and_a_mark_for_each_value() -> None:
