@@ -20,7 +20,6 @@ from dreamfusion_jax.distillation.protocol import Carry, Distillation, add_noise
 from dreamfusion_jax.distillation.sds import Sds
 from dreamfusion_jax.distillation.time import TimeConfig, sample_time
 from dreamfusion_jax.priors.prior import Condition, Prior, PriorParams
-from dreamfusion_jax.schedules import Ramp
 
 
 @runtime_checkable
@@ -69,7 +68,8 @@ class FlatConfig:
     Attributes:
         steps: Number of steps.
         learning_rate: Of Adam, in units of colour.
-        time: Distribution of the diffusion times.
+        time: Distribution of the diffusion times. Much noise first: with little of it a prior that
+            has seen things anywhere in a picture lets them grow at its edge and leave it.
         distillation: The kind of score distillation.
 
     Raises:
@@ -78,7 +78,7 @@ class FlatConfig:
 
     steps: int = 400
     learning_rate: float = 0.03
-    time: TimeConfig = TimeConfig(high=Ramp(0.98, 0.5, 1.0))
+    time: TimeConfig = TimeConfig(descent=3 / 5)
     distillation: Distillation = Sds(guidance_weight=3.0, weighting="image", clip_denoised=True)
 
     def __post_init__(self) -> None:
