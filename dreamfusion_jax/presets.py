@@ -366,7 +366,7 @@ PRESETS = (
         "toybox",
         PAPER_SMALL,
         "an hour and ten minutes of one CPU core",
-        "DreamFusion's own field, renderer and optimizer; soft and smooth, measured on two objects",
+        "DreamFusion's own field, renderer and optimizer; the clearest objects, measured on two",
     ),
     Preset(
         "paper-if",
