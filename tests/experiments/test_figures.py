@@ -55,12 +55,12 @@ def test_the_index_shows_them_all(drawn: Path) -> None:
 @pytest.mark.figures
 def test_objects_are_made_once_and_refined_from_one_another(drawn: Path) -> None:
     runs = sorted(path.parent for path in (drawn / "runs").rglob("config.json"))
-    assert len(runs) == 7
+    assert len(runs) == 8
     stages = json.loads((drawn / "fig4.json").read_text())
     assert stages["a red car"]["init_from"] is None
     assert stages["a blue car"]["init_from"].endswith("plain/a-red-car-seed0")
     settings = json.loads(
-        (drawn / "runs/toybox-toybox-2-steps/plain/a-red-car-seed0/config.json").read_text()
+        (drawn / "runs/oracle-toybox-2-steps/plain/a-red-car-seed0/config.json").read_text()
     )
     assert settings["settings"]["init_from"] is None
 
