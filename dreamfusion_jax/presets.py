@@ -10,7 +10,7 @@ from dreamfusion_jax.distillation.adam import AdamConfig
 from dreamfusion_jax.distillation.losses import LossConfig
 from dreamfusion_jax.distillation.rates import PartRates
 from dreamfusion_jax.distillation.sds import Sds
-from dreamfusion_jax.distillation.time import TimeConfig
+from dreamfusion_jax.distillation.time import FROM_MUCH_NOISE, TimeConfig
 from dreamfusion_jax.distillation.train import TrainConfig
 from dreamfusion_jax.priors.loading import PriorName
 from dreamfusion_jax.priors.prompts import PromptConfig
@@ -127,15 +127,11 @@ Run with the oracle, and as `PAPER_SMALL` with the embedded prior; not with real
 # As many lit pictures as the prior was trained on.
 _SOFT_LIGHTS = dataclasses.replace(SOFT_LIGHTING, albedo_until=1 / 4)
 
-# From fog, little noise makes an object wherever there is most of it, even at the edge; much noise
-# leaves nothing but where objects usually are.
-_FROM_MUCH_NOISE = TimeConfig(descent=3 / 5)
-
 SEEN_BY_SMALL_PRIOR: Mapping[str, object] = {
     # Told how large objects are, in pictures that are most of what it has seen.
     "train.cameras": NARROW_CAMERAS,
     "train.prompts": PromptConfig(details=True),
-    "train.time": _FROM_MUCH_NOISE,
+    "train.time": FROM_MUCH_NOISE,
     # It was not trained to be guided as strongly as a prior of every picture there is.
     "train.distillation": Sds(guidance_weight=5.0, clip_denoised=True),
 }
@@ -178,7 +174,7 @@ TOYBOX = RunConfig(
         lighting=_SOFT_LIGHTS,
         # Some times of much noise to the end: without them a dark albedo passes for the side away
         # from the light.
-        time=_FROM_MUCH_NOISE,
+        time=FROM_MUCH_NOISE,
         distillation=Sds(guidance_weight=5.0, weighting="image", clip_denoised=True),
         losses=LossConfig(
             orientation=Ramp(1e-2, 1e-1, 5 / 6),

@@ -137,7 +137,8 @@ def work_of(lowered: Any) -> tuple[float | None, float | None]:
         lowered: What `jax.jit(...).lower(...)` gives.
     """
     compiled = lowered.compile()
-    if any(library in compiled.as_text() for library in _LIBRARIES):
+    text = compiled.as_text()
+    if any(library in text for library in _LIBRARIES):
         return _counted(lowered).get("flops"), None
     counted = _counted(compiled)
     return counted.get("flops"), counted.get("bytes accessed")

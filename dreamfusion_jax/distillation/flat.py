@@ -18,7 +18,7 @@ from dreamfusion_jax import draws
 from dreamfusion_jax.checks import POSITIVE, check_count, check_range
 from dreamfusion_jax.distillation.protocol import Carry, Distillation, add_noise, residual_loss
 from dreamfusion_jax.distillation.sds import Sds
-from dreamfusion_jax.distillation.time import TimeConfig, sample_time
+from dreamfusion_jax.distillation.time import FROM_MUCH_NOISE, TimeConfig, sample_time
 from dreamfusion_jax.priors.prior import Condition, Prior, PriorParams
 
 
@@ -68,8 +68,7 @@ class FlatConfig:
     Attributes:
         steps: Number of steps.
         learning_rate: Of Adam, in units of colour.
-        time: Distribution of the diffusion times. Much noise first: with little of it a prior that
-            has seen things anywhere in a picture lets them grow at its edge and leave it.
+        time: Distribution of the diffusion times.
         distillation: The kind of score distillation.
 
     Raises:
@@ -78,7 +77,7 @@ class FlatConfig:
 
     steps: int = 400
     learning_rate: float = 0.03
-    time: TimeConfig = TimeConfig(descent=3 / 5)
+    time: TimeConfig = FROM_MUCH_NOISE
     distillation: Distillation = Sds(guidance_weight=3.0, weighting="image", clip_denoised=True)
 
     def __post_init__(self) -> None:

@@ -36,6 +36,11 @@ class TimeConfig:
             raise SettingError(self, "high", f"at least low, {self.low:g}, and at most 1")
 
 
+FROM_MUCH_NOISE = TimeConfig(descent=3 / 5)
+"""For a prior that has seen things anywhere in a picture: with little noise they grow where there
+is something already, be it at the edge; much noise leaves only where they usually are."""
+
+
 def sample_time(
     key: Key[Array, ""], num: int, step: ScalarLike, steps: int, config: TimeConfig
 ) -> Float[Array, "{num}"]:
